@@ -1,0 +1,324 @@
+//! The map ABI: names, keys and values that the programs and the daemon share,
+//! and that outlive both in pinned maps.
+//!
+//! Every type is `repr(C)` without implicit padding (asserted below), holds
+//! neither `bool` nor `enum`, and keeps what stands on the wire as byte arrays
+//! in network order.
+
+use crate::types::MacAddr;
+
+/// Map names, as the programs declare them and as files under `<bpffs>/maps`.
+pub mod map {
+    /// HASH: host veth ifindex (`u32`) → [`super::Endpoint`].
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// HASH: [`super::FdbKey`] → [`super::FdbEntry`], written by the daemon only.
+    pub const FDB: &str = "FDB";
+    /// HASH: [`super::FdbKey`] → [`super::Learned`], written by the programs,
+    /// aged out by the daemon.
+    pub const LEARNED: &str = "LEARNED";
+    /// HASH: VNI (`u32`) → `u32`: how many more MACs may be learned in that
+    /// network. The daemon refills it at each sweep.
+    pub const LEARN_BUDGET: &str = "LEARN_BUDGET";
+    /// HASH: [`super::NeighbourKey`] → [`super::Neighbour`], for ARP suppression.
+    pub const NEIGHBOURS: &str = "NEIGHBOURS";
+    /// HASH: VNI (`u32`) → [`super::Network`].
+    pub const NETWORKS: &str = "NETWORKS";
+    /// HASH: [`super::PeerKey`] → [`super::Peer`].
+    pub const PEERS: &str = "PEERS";
+    /// HASH: [`super::FloodKey`] → [`super::FloodTarget`].
+    pub const FLOOD: &str = "FLOOD";
+    /// PERCPU_HASH: [`super::DropKey`] → [`super::Counter`].
+    pub const DROPS: &str = "DROPS";
+    /// PERCPU_ARRAY: endpoint slot → [`super::Traffic`].
+    pub const TRAFFIC: &str = "TRAFFIC";
+    /// RINGBUF of [`super::Event`].
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// Endpoints of one host, hence also traffic slots.
+pub const MAX_ENDPOINTS: u32 = 4096;
+/// FDB and neighbour entries the daemon can write.
+pub const MAX_FDB: u32 = 131_072;
+/// MACs learned from all VTEPs together.
+pub const MAX_LEARNED: u32 = 65_536;
+/// MACs learned in one network.
+pub const MAX_LEARNED_PER_NETWORK: u32 = 8192;
+/// Networks on one host.
+pub const MAX_NETWORKS: u32 = 4096;
+/// (Network, VTEP) pairs.
+pub const MAX_PEERS: u32 = 65_536;
+/// Copies one broadcast frame can become: local endpoints plus peers of a network.
+pub const MAX_FLOOD: u32 = 1024;
+/// (Reason, direction, network) triples that are counted apart.
+pub const MAX_DROP_KEYS: u32 = 16_384;
+/// Bytes of the event ring.
+pub const EVENT_RING_BYTES: u32 = 256 * 1024;
+
+/// Bytes added by VXLAN over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
+pub const OVERHEAD_IPV4: u32 = 50;
+
+/// Constants of one load of the programs, in their read-only data: the verifier
+/// folds them into the code. A change means a new load, swapped in atomically.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// This host's VTEP address.
+    pub vtep: [u8; 4],
+    /// VXLAN UDP port, network order.
+    pub port: [u8; 2],
+    /// First port of the entropy range, host order.
+    pub source_port_min: u16,
+    /// Number of ports in the entropy range, host order, at least 1.
+    pub source_port_range: u16,
+    /// Explicit padding.
+    pub _pad: [u8; 2],
+    /// The kernel's `vxlan external` device of the slow path.
+    pub fallback_ifindex: u32,
+    /// MTU of the underlay device: what an outer IP packet may measure.
+    pub underlay_mtu: u32,
+}
+
+/// The outer headers of packets to one VTEP, complete but for what differs
+/// from packet to packet: IPv4 total length, TOS, ID, checksum; UDP source port
+/// and length. The VNI of the network is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Outer {
+    /// One's-complement sum of the IPv4 header as it stands in `header`, folded
+    /// to 16 bits, host order over network-order words; the missing fields are 0.
+    pub ipv4_sum: u32,
+    /// IPv4 (20), UDP (8) and VXLAN (8) headers.
+    pub header: [u8; 36],
+}
+
+/// One container interface. Key: ifindex of its host veth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The network it is in.
+    pub vni: u32,
+    /// Its one IPv4 address.
+    pub ipv4: [u8; 4],
+    /// Its one MAC address.
+    pub mac: MacAddr,
+    /// Explicit padding.
+    pub _pad: [u8; 2],
+    /// Its slot in [`map::TRAFFIC`].
+    pub slot: u32,
+}
+
+/// (Network, inner MAC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FdbKey {
+    /// The network.
+    pub vni: u32,
+    /// The inner MAC address.
+    pub mac: MacAddr,
+    /// Explicit padding: part of the key, always 0.
+    pub _pad: [u8; 2],
+}
+
+/// [`FdbEntry::kind`]: an endpoint of this host.
+pub const FDB_LOCAL: u32 = 1;
+/// [`FdbEntry::kind`]: behind a VTEP.
+pub const FDB_REMOTE: u32 = 2;
+
+/// Where a MAC address lives, as the control plane knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FdbEntry {
+    /// [`FDB_LOCAL`] or [`FDB_REMOTE`].
+    pub kind: u32,
+    /// Local: the host veth. Remote: the device towards the VTEP.
+    pub ifindex: u32,
+    /// Local: the endpoint's address. Remote: the VTEP's.
+    pub ipv4: [u8; 4],
+    /// Local: its slot in [`map::TRAFFIC`]. Remote: 0.
+    pub slot: u32,
+    /// Remote: the outer headers. Local: zeroes.
+    pub outer: Outer,
+}
+
+/// Where a MAC address lives, as a packet from there showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Learned {
+    /// When it was last seen as a source: `CLOCK_MONOTONIC`, nanoseconds,
+    /// refreshed at most once a second.
+    pub seen: u64,
+    /// The VTEP it is behind.
+    pub vtep: [u8; 4],
+    /// The device towards that VTEP.
+    pub ifindex: u32,
+    /// The outer headers towards that VTEP.
+    pub outer: Outer,
+}
+
+/// (Network, IPv4 address).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct NeighbourKey {
+    /// The network.
+    pub vni: u32,
+    /// The address asked for.
+    pub ipv4: [u8; 4],
+}
+
+/// The answer to an ARP request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Neighbour {
+    /// Who has the address.
+    pub mac: MacAddr,
+    /// Explicit padding.
+    pub _pad: [u8; 2],
+}
+
+/// A network this host has part in. Key: its VNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Network {
+    /// Slots `0..flood_len` of [`map::FLOOD`] are in use.
+    pub flood_len: u32,
+}
+
+/// (Network, VTEP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PeerKey {
+    /// The network.
+    pub vni: u32,
+    /// The VTEP's underlay address.
+    pub vtep: [u8; 4],
+}
+
+/// [`Peer::flags`]: MACs behind it are learned from its packets.
+pub const PEER_LEARN: u32 = 1;
+
+/// A VTEP that may send into a network, and how to reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Peer {
+    /// [`PEER_LEARN`].
+    pub flags: u32,
+    /// The device towards it.
+    pub ifindex: u32,
+    /// The outer headers towards it, copied into what is learned from it.
+    pub outer: Outer,
+}
+
+/// (Network, slot).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FloodKey {
+    /// The network.
+    pub vni: u32,
+    /// Dense, from 0.
+    pub slot: u32,
+}
+
+/// One copy of a flooded frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FloodTarget {
+    /// A host veth here, or 0 for a VTEP.
+    pub ifindex: u32,
+    /// The VTEP if `ifindex` is 0.
+    pub vtep: [u8; 4],
+}
+
+/// What one drop counter counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct DropKey {
+    /// The network, or 0 where the packet belongs to none of ours.
+    pub vni: u32,
+    /// A [`crate::drop::DropReason`].
+    pub reason: u8,
+    /// A [`crate::drop::Direction`].
+    pub direction: u8,
+    /// Explicit padding: part of the key, always 0.
+    pub _pad: [u8; 2],
+}
+
+/// Packets and bytes (of the frame as the program met it; a GSO super-packet
+/// counts as one packet).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What one endpoint sent and was sent; inner frames, counted where they were
+/// forwarded or delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Traffic {
+    /// From the container.
+    pub egress: Counter,
+    /// To the container.
+    pub ingress: Counter,
+}
+
+/// [`Event::kind`]: a MAC address was learned.
+pub const EVENT_LEARNED: u32 = 1;
+/// [`Event::kind`]: a learned MAC address moved to another VTEP.
+pub const EVENT_MOVED: u32 = 2;
+/// [`Event::kind`]: a MAC address was not learned: its network's budget is spent.
+pub const EVENT_LEARN_REFUSED: u32 = 3;
+
+/// A rare change the datapath tells the daemon of. Never one per packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// `EVENT_…`.
+    pub kind: u32,
+    /// The network.
+    pub vni: u32,
+    /// The VTEP concerned.
+    pub vtep: [u8; 4],
+    /// The MAC address concerned.
+    pub mac: MacAddr,
+    /// Explicit padding.
+    pub _pad: [u8; 2],
+}
+
+/// Rejects implicit padding: the size must be the sum of the fields.
+macro_rules! packed_sizes {
+    ($($ty:ty = $size:expr;)+) => {
+        $(const _: () = assert!(size_of::<$ty>() == $size);)+
+        #[cfg(feature = "user")]
+        mod pod {
+            $(
+                // SAFETY: `repr(C)` integers and byte arrays, and the size
+                // assertion above rules out padding: any bytes are a value.
+                unsafe impl aya::Pod for $ty {}
+            )+
+            use super::*;
+        }
+    };
+}
+
+packed_sizes! {
+    Config = 4 + 2 + 2 + 2 + 2 + 4 + 4;
+    Outer = 4 + 36;
+    Endpoint = 4 + 4 + 6 + 2 + 4;
+    FdbKey = 4 + 6 + 2;
+    FdbEntry = 4 + 4 + 4 + 4 + 40;
+    Learned = 8 + 4 + 4 + 40;
+    NeighbourKey = 4 + 4;
+    Neighbour = 6 + 2;
+    Network = 4;
+    PeerKey = 4 + 4;
+    Peer = 4 + 4 + 40;
+    FloodKey = 4 + 4;
+    FloodTarget = 4 + 4;
+    DropKey = 4 + 1 + 1 + 2;
+    Counter = 8 + 8;
+    Traffic = 16 + 16;
+    Event = 4 + 4 + 4 + 6 + 2;
+}
