@@ -1,0 +1,91 @@
+//! The eBPF object and the binaries.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Result, ensure};
+
+use crate::{process, toolchain, toolchain::Toolchain, workspace::Workspace};
+
+/// The target triple of the programs. Little-endian hosts only, as every
+/// machine that Docker Engine supports but s390x.
+const BPF_TARGET: &str = "bpfel-unknown-none";
+
+/// How host code is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quick to build, with debug assertions.
+    Debug,
+    /// What users run.
+    Release,
+}
+
+impl Profile {
+    /// From a `--debug` flag.
+    pub(crate) fn from_debug(debug: bool) -> Self {
+        if debug { Self::Debug } else { Self::Release }
+    }
+
+    /// Its directory below the target directory.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Builds the eBPF object and returns where it is.
+pub(crate) fn ebpf(workspace: &Workspace) -> Result<PathBuf> {
+    let toolchain = toolchain::ensure(workspace)?;
+    process::run(&mut ebpf_cargo(workspace, &toolchain, "build"))?;
+    let object = workspace
+        .target()
+        .join("bpf")
+        .join(BPF_TARGET)
+        .join("release/vxplane-ebpf");
+    ensure!(
+        object.is_file(),
+        "cargo built the eBPF object, but not as {}",
+        object.display()
+    );
+    Ok(object)
+}
+
+/// A cargo command on the eBPF crate. `build-std` is unstable: the variable
+/// allows it on the stable compiler, so that one toolchain builds everything.
+pub(crate) fn ebpf_cargo(
+    workspace: &Workspace,
+    toolchain: &Toolchain,
+    subcommand: &str,
+) -> Command {
+    let linker = format!("-Clinker={}", toolchain.linker.display());
+    let flags = [&linker, "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    let mut cargo = workspace.cargo(subcommand);
+    cargo
+        .args([
+            "--release",
+            "--package=vxplane-ebpf",
+            "--target",
+            BPF_TARGET,
+        ])
+        .args(["-Z", "build-std=core", "--target-dir"])
+        .arg(workspace.target().join("bpf"))
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .env_remove("RUSTFLAGS");
+    if let Some(library) = &toolchain.library {
+        cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
+    }
+    cargo
+}
+
+/// Builds `vxplane` and returns where it is. The eBPF object must be there.
+pub(crate) fn daemon(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo("build");
+    cargo.arg("--package=vxplane");
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    process::run(&mut cargo)?;
+    Ok(workspace.target().join(profile.directory()).join("vxplane"))
+}
