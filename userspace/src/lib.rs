@@ -1,5 +1,7 @@
 //! The daemon, its command line and its surfaces.
 
 pub mod control;
+pub mod doctor;
 pub mod model;
+pub mod mounts;
 pub mod reconcile;

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
+use ipnetwork::Ipv4Network;
+use tokio::sync::watch;
 use vxplane_common::{
     abi::{Counter, Traffic},
     drop::{Direction, DropReason},
@@ -90,6 +92,17 @@ pub enum EndpointState {
     Failed(String),
 }
 
+/// How the programs are attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatapathStatus {
+    /// `tcx` or `clsact`.
+    pub attach: &'static str,
+    /// `native`, `generic` or `off`: where the XDP guard runs.
+    pub xdp: &'static str,
+    /// Why the XDP guard runs there.
+    pub xdp_reason: String,
+}
+
 /// What one reconcile found and did.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -97,6 +110,8 @@ pub struct Report {
     pub endpoints: BTreeMap<String, EndpointState>,
     /// The underlay, unless it is missing.
     pub underlay: Option<Underlay>,
+    /// How the programs are attached, once they are.
+    pub datapath: Option<DatapathStatus>,
     /// Sentences on what is not as desired besides endpoints.
     pub problems: Vec<String>,
     /// How many changes were made to the kernel.
@@ -127,14 +142,58 @@ pub struct Counters {
     pub learned: BTreeMap<u32, u32>,
 }
 
+/// Why the reconciler could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No netlink socket.
+    #[error("cannot talk to the kernel's network configuration (rtnetlink)")]
+    Netlink(#[source] std::io::Error),
+}
+
+/// Why counters could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CountersError {
+    /// Nothing was loaded yet.
+    #[error("the datapath is not loaded")]
+    NotLoaded,
+}
+
 /// The only writer of this host's kernel state.
 #[derive(Debug)]
-pub struct Reconciler {}
+pub struct Reconciler {
+    changes: watch::Sender<u64>,
+}
 
 impl Reconciler {
+    /// Connects to the kernel of the network namespace this thread is in. Changes
+    /// nothing yet. Must be called within a tokio runtime.
+    pub async fn start(_options: Options) -> Result<Self, StartError> {
+        Ok(Self {
+            changes: watch::Sender::new(0),
+        })
+    }
+
     /// Makes the kernel equal to `desired` as far as it can and says how far
     /// that was. One broken endpoint or peer keeps no other from being served.
     pub async fn reconcile(&mut self, _desired: &Desired) -> Report {
         Report::default()
+    }
+
+    /// The datapath's counters as they stand now.
+    pub fn counters(&self) -> Result<Counters, CountersError> {
+        Err(CountersError::NotLoaded)
+    }
+
+    /// Marked changed, some 200 ms after the event at the latest, when links,
+    /// addresses or routes of this namespace changed: time to reconcile. The
+    /// value has no meaning.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The IPv4 subnets this host has routes to (the default route aside), which
+    /// a new network should not overlap.
+    pub async fn host_subnets(&self) -> Result<Vec<Ipv4Network>, CountersError> {
+        Ok(Vec::new())
     }
 }
