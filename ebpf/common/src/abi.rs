@@ -5,7 +5,10 @@
 //! neither `bool` nor `enum`, and keeps what stands on the wire as byte arrays
 //! in network order.
 
-use crate::types::MacAddr;
+use crate::{
+    drop::{Direction, DropReason},
+    types::MacAddr,
+};
 
 /// Map names, as the programs declare them and as files under `<bpffs>/maps`.
 pub mod map {
@@ -16,8 +19,8 @@ pub mod map {
     /// HASH: [`super::FdbKey`] → [`super::Learned`], written by the programs,
     /// aged out by the daemon.
     pub const LEARNED: &str = "LEARNED";
-    /// HASH: VNI (`u32`) → `u32`: how many more MACs may be learned in that
-    /// network. The daemon refills it at each sweep.
+    /// HASH: VNI (`u32`) → [`super::LearnBudget`]. The daemon refills it at each
+    /// sweep; a network without an entry learns nothing.
     pub const LEARN_BUDGET: &str = "LEARN_BUDGET";
     /// HASH: [`super::NeighbourKey`] → [`super::Neighbour`], for ARP suppression.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
@@ -27,9 +30,9 @@ pub mod map {
     pub const PEERS: &str = "PEERS";
     /// HASH: [`super::FloodKey`] → [`super::FloodTarget`].
     pub const FLOOD: &str = "FLOOD";
-    /// PERCPU_HASH: [`super::DropKey`] → [`super::Counter`].
+    /// `PERCPU_HASH`: [`super::DropKey`] → [`super::Counter`].
     pub const DROPS: &str = "DROPS";
-    /// PERCPU_ARRAY: endpoint slot → [`super::Traffic`].
+    /// `PERCPU_ARRAY`: endpoint slot → [`super::Traffic`].
     pub const TRAFFIC: &str = "TRAFFIC";
     /// RINGBUF of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
@@ -71,7 +74,7 @@ pub struct Config {
     /// Number of ports in the entropy range, host order, at least 1.
     pub source_port_range: u16,
     /// Explicit padding.
-    pub _pad: [u8; 2],
+    pub pad: [u8; 2],
     /// The kernel's `vxlan external` device of the slow path.
     pub fallback_ifindex: u32,
     /// MTU of the underlay device: what an outer IP packet may measure.
@@ -102,7 +105,7 @@ pub struct Endpoint {
     /// Its one MAC address.
     pub mac: MacAddr,
     /// Explicit padding.
-    pub _pad: [u8; 2],
+    pub pad: [u8; 2],
     /// Its slot in [`map::TRAFFIC`].
     pub slot: u32,
 }
@@ -116,7 +119,19 @@ pub struct FdbKey {
     /// The inner MAC address.
     pub mac: MacAddr,
     /// Explicit padding: part of the key, always 0.
-    pub _pad: [u8; 2],
+    pub pad: [u8; 2],
+}
+
+impl FdbKey {
+    /// The key of `mac` in the network `vni`.
+    #[inline(always)]
+    pub const fn new(vni: u32, mac: MacAddr) -> Self {
+        Self {
+            vni,
+            mac,
+            pad: [0; 2],
+        }
+    }
 }
 
 /// [`FdbEntry::kind`]: an endpoint of this host.
@@ -147,12 +162,26 @@ pub struct Learned {
     /// When it was last seen as a source: `CLOCK_MONOTONIC`, nanoseconds,
     /// refreshed at most once a second.
     pub seen: u64,
+    /// When it last changed its VTEP (same clock), 0 for never.
+    pub moved: u64,
     /// The VTEP it is behind.
     pub vtep: [u8; 4],
     /// The device towards that VTEP.
     pub ifindex: u32,
     /// The outer headers towards that VTEP.
     pub outer: Outer,
+}
+
+/// How much a network may still learn. Both fields are updated atomically by
+/// the programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LearnBudget {
+    /// How many more MAC addresses may be learned.
+    pub remaining: u32,
+    /// How many packets brought one that was not learned, since the refill. The
+    /// first of them raises [`EVENT_LEARN_REFUSED`].
+    pub refused: u32,
 }
 
 /// (Network, IPv4 address).
@@ -172,7 +201,7 @@ pub struct Neighbour {
     /// Who has the address.
     pub mac: MacAddr,
     /// Explicit padding.
-    pub _pad: [u8; 2],
+    pub pad: [u8; 2],
 }
 
 /// A network this host has part in. Key: its VNI.
@@ -226,6 +255,8 @@ pub struct FloodTarget {
     pub ifindex: u32,
     /// The VTEP if `ifindex` is 0.
     pub vtep: [u8; 4],
+    /// The slot of the endpoint here in [`map::TRAFFIC`]; 0 for a VTEP.
+    pub slot: u32,
 }
 
 /// What one drop counter counts.
@@ -239,7 +270,21 @@ pub struct DropKey {
     /// A [`crate::drop::Direction`].
     pub direction: u8,
     /// Explicit padding: part of the key, always 0.
-    pub _pad: [u8; 2],
+    pub pad: [u8; 2],
+}
+
+impl DropKey {
+    /// The key of what was dropped in the network `vni` for `reason` on its way
+    /// in `direction`.
+    #[inline(always)]
+    pub const fn new(vni: u32, reason: DropReason, direction: Direction) -> Self {
+        Self {
+            vni,
+            reason: reason as u8,
+            direction: direction as u8,
+            pad: [0; 2],
+        }
+    }
 }
 
 /// Packets and bytes (of the frame as the program met it; a GSO super-packet
@@ -284,7 +329,7 @@ pub struct Event {
     /// The MAC address concerned.
     pub mac: MacAddr,
     /// Explicit padding.
-    pub _pad: [u8; 2],
+    pub pad: [u8; 2],
 }
 
 /// Rejects implicit padding: the size must be the sum of the fields.
@@ -309,14 +354,15 @@ packed_sizes! {
     Endpoint = 4 + 4 + 6 + 2 + 4;
     FdbKey = 4 + 6 + 2;
     FdbEntry = 4 + 4 + 4 + 4 + 40;
-    Learned = 8 + 4 + 4 + 40;
+    Learned = 8 + 8 + 4 + 4 + 40;
+    LearnBudget = 4 + 4;
     NeighbourKey = 4 + 4;
     Neighbour = 6 + 2;
     Network = 4;
     PeerKey = 4 + 4;
     Peer = 4 + 4 + 40;
     FloodKey = 4 + 4;
-    FloodTarget = 4 + 4;
+    FloodTarget = 4 + 4 + 4;
     DropKey = 4 + 1 + 1 + 2;
     Counter = 8 + 8;
     Traffic = 16 + 16;

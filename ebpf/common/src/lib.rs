@@ -5,7 +5,19 @@
 //! tested on the host.
 
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "each function is one step of a BPF program: a call costs stack, \
+              registers and what the verifier knows of the arguments"
+)]
 
 pub mod abi;
+pub mod arp;
+pub mod checksum;
 pub mod drop;
+pub mod ecn;
+pub mod learning;
+pub mod outer;
+pub mod tunnel;
 pub mod types;
+pub mod wire;
