@@ -5,3 +5,4 @@ pub mod doctor;
 pub mod model;
 pub mod mounts;
 pub mod reconcile;
+pub mod store;

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use vxplane_common::types::{MacAddr, Vni};
 
 /// An L2 segment, isolated from every other network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// Unique; 1 to 63 of `[a-zA-Z0-9_.-]`, starting with a letter or digit.
     pub name: String,
     /// Unique on this host.
+    #[serde(with = "vni_number")]
     pub vni: Vni,
     /// Its addresses; host bits are 0.
     pub subnet: Ipv4Network,
@@ -30,7 +31,7 @@ pub struct Network {
 }
 
 /// One interface of one container in one network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// 12 hex digits derived from container ID and interface name.
     pub id: String,
@@ -47,6 +48,7 @@ pub struct Endpoint {
     /// Its address; the prefix length is the network's.
     pub ip: Ipv4Addr,
     /// Its MAC address.
+    #[serde(with = "mac_text")]
     pub mac: MacAddr,
     /// Tenant or application.
     pub namespace: String,
@@ -90,7 +92,7 @@ impl PeerNetworks {
 }
 
 /// Another VTEP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its underlay address.
     pub ip: Ipv4Addr,
@@ -107,4 +109,56 @@ pub struct Desired {
     pub endpoints: BTreeMap<String, Endpoint>,
     /// By address.
     pub peers: BTreeMap<Ipv4Addr, Peer>,
+}
+
+/// A MAC address from six hex octets separated by `:` or `-`; `None` for
+/// anything else.
+pub fn parse_mac(text: &str) -> Option<MacAddr> {
+    let separator = if text.contains('-') { '-' } else { ':' };
+    let mut octets = [0; 6];
+    let mut parts = text.split(separator);
+    for octet in &mut octets {
+        let part = parts.next()?;
+        if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        *octet = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(MacAddr(octets))
+}
+
+/// A [`Vni`] as a number in stored JSON.
+mod vni_number {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use vxplane_common::types::Vni;
+
+    pub(super) fn serialize<S: Serializer>(vni: &Vni, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(vni.get())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vni, D::Error> {
+        let number = u32::deserialize(deserializer)?;
+        Vni::new(number).ok_or_else(|| D::Error::custom(format!("{number} is no VNI")))
+    }
+}
+
+/// A [`MacAddr`] as text in stored JSON.
+mod mac_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use vxplane_common::types::MacAddr;
+
+    pub(super) fn serialize<S: Serializer>(
+        mac: &MacAddr,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(mac)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<MacAddr, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::parse_mac(&text)
+            .ok_or_else(|| D::Error::custom(format!("`{text}` is no MAC address")))
+    }
 }

@@ -1,0 +1,108 @@
+//! The one loop that makes the kernel follow what is desired.
+//!
+//! It runs at every change of what is desired, at every change of the kernel
+//! that was told of, and on a timer for those that were not.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+use tracing::{info, warn};
+
+use crate::{
+    model::Desired,
+    reconcile::{Reconciler, Report},
+};
+
+/// How often the kernel is compared even if nothing is known to have changed.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Kernel changes come in bursts (one device makes ten); they are seen together.
+const BURST: Duration = Duration::from_millis(20);
+
+/// Makes the kernel equal to what is desired.
+pub trait Reconcile: Send {
+    /// One pass, as [`Reconciler::reconcile`].
+    fn reconcile(&mut self, desired: &Desired) -> impl Future<Output = Report> + Send;
+}
+
+impl Reconcile for Reconciler {
+    fn reconcile(&mut self, desired: &Desired) -> impl Future<Output = Report> + Send {
+        Reconciler::reconcile(self, desired)
+    }
+}
+
+/// What is desired, numbered in the order of the changes.
+#[derive(Debug, Default)]
+pub(super) struct Revision {
+    pub(super) number: u64,
+    pub(super) desired: Desired,
+}
+
+/// What the last pass found, and which revision it was about.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    /// [`Revision::number`], or 0 before the first pass.
+    pub(super) revision: u64,
+    pub(super) report: Report,
+}
+
+/// The loop's two ends, made by [`super::Control::start`].
+#[derive(Debug)]
+pub struct Controller {
+    pub(super) desired: watch::Receiver<Arc<Revision>>,
+    pub(super) observed: watch::Sender<Arc<Observed>>,
+}
+
+impl Controller {
+    /// Runs until the last [`super::Control`] is gone or `stop` completes; a
+    /// pass that has begun is finished. `kernel_changed` is notified by whoever
+    /// listens to the kernel.
+    pub async fn run(
+        mut self,
+        mut reconciler: impl Reconcile,
+        kernel_changed: Arc<Notify>,
+        stop: impl Future<Output = ()>,
+    ) {
+        let mut timer = interval(PERIOD);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        timer.reset();
+        tokio::pin!(stop);
+        loop {
+            self.pass(&mut reconciler).await;
+            tokio::select! {
+                changed = self.desired.changed() => if changed.is_err() { return },
+                () = kernel_changed.notified() => sleep(BURST).await,
+                _ = timer.tick() => {}
+                () = &mut stop => return,
+            }
+        }
+    }
+
+    async fn pass(&mut self, reconciler: &mut impl Reconcile) {
+        let revision = Arc::clone(&self.desired.borrow_and_update());
+        let begun = Instant::now();
+        let report = reconciler.reconcile(&revision.desired).await;
+        if report.changes > 0 {
+            let (changes, took) = (report.changes, begun.elapsed());
+            info!(changes, ?took, "the kernel was brought up to date");
+        }
+        self.log_new_problems(&report);
+        let observed = Observed {
+            revision: revision.number,
+            report,
+        };
+        self.observed.send_replace(Arc::new(observed));
+    }
+
+    /// A problem is told when it appears, not at every pass it lasts.
+    fn log_new_problems(&self, report: &Report) {
+        let before = Arc::clone(&self.observed.borrow());
+        for problem in &report.problems {
+            if !before.report.problems.contains(problem) {
+                warn!("{problem}");
+            }
+        }
+    }
+}

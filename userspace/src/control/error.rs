@@ -1,0 +1,461 @@
+//! Why a request was refused or failed, in words for the person who asked.
+//!
+//! Each error has a stable [`Error::code`] for programs, and a message that
+//! says what was wrong and what to do.
+
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use vxplane_common::{
+    abi::MAX_FLOOD,
+    types::{MacAddr, Vni},
+};
+
+use crate::store::StoreError;
+
+/// What sort of failure an [`Error`] is; surfaces map it to their status codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request cannot be meant as it stands.
+    Invalid,
+    /// What it names does not exist.
+    NotFound,
+    /// It contradicts what exists.
+    Conflict,
+    /// It was valid, but this host could not do it.
+    Failed,
+    /// It took too long; nothing of it was kept.
+    TimedOut,
+    /// The daemon is stopping.
+    Unavailable,
+}
+
+/// Why a request was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request cannot be meant as it stands.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// What it names does not exist.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// It contradicts what exists.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The endpoint was accepted but could not be wired; nothing of it was kept.
+    #[error(
+        "`{ifname}` of container {container_id} could not be attached to network {network}: {reason}"
+    )]
+    Attach {
+        /// The network.
+        network: String,
+        /// The container.
+        container_id: String,
+        /// The interface inside it.
+        ifname: String,
+        /// What the kernel side said.
+        reason: String,
+    },
+    /// The kernel side did not finish in time; nothing was kept.
+    #[error(
+        "{what} was not done within {seconds} s and was undone; `vxplane status` lists what keeps the daemon busy"
+    )]
+    TimedOut {
+        /// What was asked for.
+        what: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The store refused the change; nothing was changed.
+    #[error("the state could not be saved, so nothing was changed: {0}")]
+    Store(#[from] StoreError),
+    /// The host could not be asked for what the decision needs.
+    #[error("{what} could not be read: {source}")]
+    Host {
+        /// What was to be read.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The daemon is stopping.
+    #[error("the daemon is stopping; ask again when it is back")]
+    Stopping,
+}
+
+impl Error {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Invalid(_) => Kind::Invalid,
+            Self::NotFound(_) => Kind::NotFound,
+            Self::Conflict(_) => Kind::Conflict,
+            Self::Attach { .. } | Self::Store(_) | Self::Host { .. } => Kind::Failed,
+            Self::TimedOut { .. } => Kind::TimedOut,
+            Self::Stopping => Kind::Unavailable,
+        }
+    }
+
+    /// A stable word for programs: part of the API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid(invalid) => invalid.code(),
+            Self::NotFound(missing) => missing.code(),
+            Self::Conflict(conflict) => conflict.code(),
+            Self::Attach { .. } => "attach_failed",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Store(_) => "store_failed",
+            Self::Host { .. } => "host_unreadable",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What makes a request meaningless, whatever the state.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// A name of a network, container or namespace with odd characters.
+    #[error(
+        "`{text}` cannot be {what}: use 1 to {max} of a-z A-Z 0-9 _ . - and start with a letter or digit"
+    )]
+    Name {
+        /// What it was to name.
+        what: &'static str,
+        /// What was given.
+        text: String,
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+    /// An interface name the kernel would not take.
+    #[error(
+        "`{0}` cannot be an interface name: use 1 to 15 characters without blanks, `/`, `:` or `%`, and neither `lo`, `all`, `default`, `.` nor `..`"
+    )]
+    Ifname(String),
+    /// A label without a key, or with control characters in it.
+    #[error(
+        "`{0}` cannot be a label's key: it must not be empty nor contain control characters or `=`"
+    )]
+    Label(String),
+    /// Not a subnet.
+    #[error("`{0}` is not an IPv4 subnet: write it like 10.50.0.0/24")]
+    Subnet(String),
+    /// Address bits right of the prefix.
+    #[error("{given} has bits set right of its prefix length; you probably mean {meant}")]
+    HostBits {
+        /// As given.
+        given: Ipv4Network,
+        /// The network it is in.
+        meant: Ipv4Network,
+    },
+    /// An IPv6 subnet or address.
+    #[error("`{0}` is IPv6, which this version does not carry yet: give an IPv4 one")]
+    Ipv6(String),
+    /// Too few addresses.
+    #[error("{0} has no room for a gateway and an endpoint: use a prefix length of 30 or less")]
+    SubnetTooSmall(Ipv4Network),
+    /// Too many addresses.
+    #[error("{0} is too large: use a prefix length of 8 or more")]
+    SubnetTooLarge(Ipv4Network),
+    /// Loopback, multicast and the like.
+    #[error(
+        "{0} cannot be a network's subnet: it overlaps {1}, which no host can use on an interface"
+    )]
+    SubnetReserved(Ipv4Network, &'static str),
+    /// A gateway that no endpoint could reach.
+    #[error("{gateway} cannot be the gateway of {subnet}: use an address inside it that is neither its first ({}) nor its last ({})", subnet.network(), subnet.broadcast())]
+    Gateway {
+        /// As given.
+        gateway: Ipv4Addr,
+        /// The network's subnet.
+        subnet: Ipv4Network,
+    },
+    /// 0 or more than 24 bits.
+    #[error("{0} is not a VNI: use 1 to 16777215")]
+    Vni(u64),
+    /// Smaller than IPv4 allows or larger than any packet.
+    #[error("{0} is not an MTU: use 68 to 65485 (bytes)")]
+    Mtu(u64),
+    /// More than the underlay carries.
+    #[error("an MTU of {mtu} is too large: with VXLAN's 50 bytes it does not fit the underlay {device} (MTU {underlay}); use at most {}", underlay.saturating_sub(50))]
+    MtuTooLarge {
+        /// As asked for.
+        mtu: u32,
+        /// The underlay device.
+        device: String,
+        /// Its MTU.
+        underlay: u32,
+    },
+    /// Not an address.
+    #[error("`{0}` is not an IPv4 address: write it like 10.50.0.2, without prefix length")]
+    Address(String),
+    /// Not a MAC address.
+    #[error("`{0}` is not a MAC address: write it like 02:42:0a:32:00:02")]
+    Mac(String),
+    /// A group or all-zero MAC address.
+    #[error(
+        "{0} cannot be an interface's MAC address: it is a multicast, broadcast or all-zero one; use one whose first octet is even, like 02:…"
+    )]
+    MacUnusable(MacAddr),
+    /// An address outside the network.
+    #[error("{ip} is not in network {network}, which is {subnet}")]
+    AddressOutside {
+        /// As asked for.
+        ip: Ipv4Addr,
+        /// The network's name.
+        network: String,
+        /// Its subnet.
+        subnet: Ipv4Network,
+    },
+    /// The network's first, last or gateway address.
+    #[error(
+        "{ip} cannot be given to an endpoint of network {network} ({subnet}): it is its {what} address"
+    )]
+    AddressReserved {
+        /// As asked for.
+        ip: Ipv4Addr,
+        /// The network's name.
+        network: String,
+        /// Its subnet.
+        subnet: Ipv4Network,
+        /// Which special address it is.
+        what: &'static str,
+    },
+    /// Both or neither of netns and pid.
+    #[error("say where the network namespace is by exactly one of `netns` (a path) and `pid`")]
+    NetnsOrPid,
+    /// A path that does not lead to a network namespace.
+    #[error("{path} cannot be attached: {reason}")]
+    Netns {
+        /// As given, or derived from the process ID.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// No such process.
+    #[error("there is no process {0} (any more), so it has no network namespace to attach")]
+    ProcessGone(u64),
+    /// The daemon's own network namespace.
+    #[error(
+        "{0} is the daemon's own network namespace; attaching it would connect the host to its own overlay. Give a container's"
+    )]
+    NetnsOwn(String),
+    /// An address no VTEP can have.
+    #[error("{ip} cannot be a peer: it is {what}; give the underlay address of another host")]
+    Peer {
+        /// As given.
+        ip: Ipv4Addr,
+        /// What it is instead.
+        what: &'static str,
+    },
+}
+
+impl Invalid {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Name { .. } => "invalid_name",
+            Self::Ifname(_) => "invalid_ifname",
+            Self::Label(_) => "invalid_label",
+            Self::Subnet(_)
+            | Self::HostBits { .. }
+            | Self::SubnetTooSmall(_)
+            | Self::SubnetTooLarge(_)
+            | Self::SubnetReserved(..) => "invalid_subnet",
+            Self::Ipv6(_) => "ipv6_not_supported",
+            Self::Gateway { .. } => "invalid_gateway",
+            Self::Vni(_) => "invalid_vni",
+            Self::Mtu(_) | Self::MtuTooLarge { .. } => "invalid_mtu",
+            Self::Address(_) | Self::AddressOutside { .. } | Self::AddressReserved { .. } => {
+                "invalid_ip"
+            }
+            Self::Mac(_) | Self::MacUnusable(_) => "invalid_mac",
+            Self::NetnsOrPid | Self::Netns { .. } | Self::ProcessGone(_) | Self::NetnsOwn(_) => {
+                "invalid_netns"
+            }
+            Self::Peer { .. } => "invalid_peer",
+        }
+    }
+}
+
+/// What does not exist.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotFound {
+    /// By name.
+    #[error("there is no network `{0}`; `vxplane network ls` lists those there are")]
+    Network(String),
+    /// By ID, prefix or container name.
+    #[error("there is no endpoint `{0}`; `vxplane endpoint ls` lists those there are")]
+    Endpoint(String),
+    /// By address.
+    #[error("{0} is not a peer; `vxplane peer ls` lists those there are")]
+    Peer(String),
+}
+
+impl NotFound {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Network(_) => "network_not_found",
+            Self::Endpoint(_) => "endpoint_not_found",
+            Self::Peer(_) => "peer_not_found",
+        }
+    }
+}
+
+/// What contradicts the request.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// A network of that name that is not as asked for.
+    #[error(
+        "network {name} exists with {what} {has}, not {asked}; remove it first or choose another name"
+    )]
+    NetworkDiffers {
+        /// Its name.
+        name: String,
+        /// What is different.
+        what: &'static str,
+        /// As it is.
+        has: String,
+        /// As asked for.
+        asked: String,
+    },
+    /// Two networks cannot share a VNI.
+    #[error("VNI {vni} is in use by network {network}; choose another, or none to have one chosen")]
+    VniInUse {
+        /// The VNI.
+        vni: Vni,
+        /// Who has it.
+        network: String,
+    },
+    /// Two networks cannot share addresses.
+    #[error(
+        "{subnet} overlaps {other} of network {network}; choose another, or none to have one chosen"
+    )]
+    SubnetOverlaps {
+        /// As asked for.
+        subnet: Ipv4Network,
+        /// Who has it.
+        network: String,
+        /// What that one has.
+        other: Ipv4Network,
+    },
+    /// Nothing left to choose a subnet from.
+    #[error(
+        "no free /24 is left in 10.50.0.0/16 to 10.255.0.0/16: the host's routes and its networks use them all; give a subnet"
+    )]
+    NoFreeSubnet,
+    /// The host has as many networks as its maps take.
+    #[error("this host has {0} networks, which is the most it can have; remove one first")]
+    TooManyNetworks(usize),
+    /// The host has as many endpoints as its maps take.
+    #[error("this host has {0} endpoints, which is the most it can have; detach one first")]
+    TooManyEndpoints(usize),
+    /// More receivers of a broadcast than a network can have.
+    #[error(
+        "network {0} has {MAX_FLOOD} endpoints and peers on this host, which is the most a network can have here"
+    )]
+    NetworkCrowded(String),
+    /// Endpoints keep it in use.
+    #[error("network {name} still has endpoints: {}; detach them first", endpoints.join(", "))]
+    NetworkInUse {
+        /// Its name.
+        name: String,
+        /// IDs, with container names where known.
+        endpoints: Vec<String>,
+    },
+    /// Somebody has that address.
+    #[error("{ip} is in use by endpoint {endpoint}; choose another, or none to have one chosen")]
+    AddressInUse {
+        /// As asked for.
+        ip: Ipv4Addr,
+        /// Who has it.
+        endpoint: String,
+    },
+    /// Every address is given away.
+    #[error(
+        "network {network} ({subnet}) has no free address left; detach an endpoint or make a larger network"
+    )]
+    NetworkFull {
+        /// Its name.
+        network: String,
+        /// Its subnet.
+        subnet: Ipv4Network,
+    },
+    /// Somebody in that network has that MAC address.
+    #[error(
+        "{mac} is in use in this network by endpoint {endpoint}; choose another, or none to have one derived from the address"
+    )]
+    MacInUse {
+        /// As asked for.
+        mac: MacAddr,
+        /// Who has it.
+        endpoint: String,
+    },
+    /// The same container interface is attached differently.
+    #[error(
+        "`{ifname}` of container {container_id} is attached already (endpoint {id}) with {what} {has}, not {asked}; detach it first"
+    )]
+    EndpointDiffers {
+        /// Its ID.
+        id: String,
+        /// The container.
+        container_id: String,
+        /// The interface inside it.
+        ifname: String,
+        /// What is different.
+        what: &'static str,
+        /// As it is.
+        has: String,
+        /// As asked for.
+        asked: String,
+    },
+    /// Another container's endpoint is that interface of that namespace.
+    #[error(
+        "{netns} has an interface `{ifname}` already: it is endpoint {endpoint}; choose another name or detach that one"
+    )]
+    IfnameTaken {
+        /// The network namespace's path.
+        netns: String,
+        /// The interface name.
+        ifname: String,
+        /// Who it is.
+        endpoint: String,
+    },
+    /// The namespace has an interface of that name that is not ours.
+    #[error(
+        "{netns} has an interface `{ifname}` already, which vxplane did not make; choose another name with `ifname`"
+    )]
+    IfnameForeign {
+        /// The network namespace's path.
+        netns: String,
+        /// The interface name.
+        ifname: String,
+    },
+    /// An ID prefix or container name that more than one endpoint has.
+    #[error("`{text}` could be endpoints {}; give a whole ID", endpoints.join(", "))]
+    Ambiguous {
+        /// As given.
+        text: String,
+        /// Their IDs.
+        endpoints: Vec<String>,
+    },
+}
+
+impl Conflict {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NetworkDiffers { .. } => "network_exists",
+            Self::VniInUse { .. } => "vni_in_use",
+            Self::SubnetOverlaps { .. } => "subnet_overlaps",
+            Self::NoFreeSubnet => "no_free_subnet",
+            Self::TooManyNetworks(_) => "too_many_networks",
+            Self::TooManyEndpoints(_) => "too_many_endpoints",
+            Self::NetworkCrowded(_) => "network_crowded",
+            Self::NetworkInUse { .. } => "network_in_use",
+            Self::AddressInUse { .. } => "ip_in_use",
+            Self::NetworkFull { .. } => "network_full",
+            Self::MacInUse { .. } => "mac_in_use",
+            Self::EndpointDiffers { .. } => "endpoint_exists",
+            Self::IfnameTaken { .. } | Self::IfnameForeign { .. } => "ifname_in_use",
+            Self::Ambiguous { .. } => "ambiguous_id",
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! The control plane against a kernel that obeys, fails or hangs as told.
+
+use std::{collections::BTreeMap, io, sync::Mutex as StdMutex};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::{
+    model::{Desired, NetnsRef, Network},
+    reconcile::{Counters, Report, Underlay},
+    store::StoreError,
+};
+
+/// Keeps everything, durably as long as the test runs.
+#[derive(Clone, Default)]
+struct Memory(Arc<StdMutex<Contents>>);
+
+impl Store for Memory {
+    fn load(&self) -> BoxFuture<'_, Result<Contents, StoreError>> {
+        let contents = self.0.lock().unwrap().clone();
+        async { Ok(contents) }.boxed()
+    }
+
+    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
+        for change in changes {
+            self.0.lock().unwrap().apply(change);
+        }
+        async { Ok(()) }.boxed()
+    }
+}
+
+/// A host whose namespaces have their process ID as inode number.
+struct FakeHost;
+
+impl Host for FakeHost {
+    fn routes(&self) -> BoxFuture<'_, io::Result<Vec<Ipv4Network>>> {
+        async { Ok(vec!["10.50.0.0/24".parse().unwrap()]) }.boxed()
+    }
+
+    fn netns(&self, source: NetnsSource) -> BoxFuture<'_, Result<NetnsRef, Error>> {
+        async move {
+            let NetnsSource::Pid(pid) = source else {
+                return Err(Invalid::NetnsOrPid.into());
+            };
+            Ok(NetnsRef {
+                path: source.path(),
+                inode: pid.into(),
+            })
+        }
+        .boxed()
+    }
+
+    fn counters(&self) -> BoxFuture<'_, io::Result<Counters>> {
+        async { Ok(Counters::default()) }.boxed()
+    }
+}
+
+/// Wires every endpoint but those of containers in `fails`, and hangs while
+/// `hangs` has an endpoint.
+#[derive(Clone, Default)]
+struct FakeKernel {
+    fails: BTreeMap<String, String>,
+    hangs: Option<String>,
+}
+
+impl Reconcile for FakeKernel {
+    async fn reconcile(&mut self, desired: &Desired) -> Report {
+        let containers = || desired.endpoints.values().map(|e| &e.container_id);
+        if containers().any(|container| self.hangs.as_ref() == Some(container)) {
+            std::future::pending::<()>().await;
+        }
+        let state = |endpoint: &Endpoint| match self.fails.get(&endpoint.container_id) {
+            Some(reason) => EndpointState::Failed(reason.clone()),
+            None => EndpointState::Ready {
+                host_ifname: format!("vxp{}", endpoint.id),
+            },
+        };
+        Report {
+            endpoints: desired
+                .endpoints
+                .iter()
+                .map(|(id, e)| (id.clone(), state(e)))
+                .collect(),
+            underlay: Some(Underlay {
+                device: "under0".to_owned(),
+                ifindex: 2,
+                vtep: Ipv4Addr::new(192, 0, 2, 1),
+                mtu: 1500,
+            }),
+            ..Report::default()
+        }
+    }
+}
+
+/// A daemon on `store` that lives as long as the test's runtime.
+async fn daemon(store: &Memory, kernel: FakeKernel) -> Control {
+    let info = NodeInfo {
+        node: "n1".to_owned(),
+        port: 4789,
+        hook: None,
+        patience: Duration::from_millis(300),
+    };
+    let store = Box::new(store.clone());
+    let (control, controller) = Control::start(info, store, Box::new(FakeHost))
+        .await
+        .unwrap();
+    let kernel_changed = Arc::new(Notify::new());
+    tokio::spawn(controller.run(kernel, kernel_changed, std::future::pending()));
+    control.ready().await.unwrap();
+    control
+}
+
+async fn blue(control: &Control) -> Network {
+    let spec = NetworkSpec {
+        name: "blue".to_owned(),
+        ..NetworkSpec::default()
+    };
+    control.create_network(spec).await.unwrap().0.network
+}
+
+/// Container `c<number>` in the namespace of process `number`.
+fn container(number: u32) -> AttachSpec {
+    let mut spec = AttachSpec::new("blue", NetnsSource::Pid(number));
+    spec.container_id = Some(format!("c{number}"));
+    spec
+}
+
+#[tokio::test]
+async fn a_network_without_wishes_gets_a_free_subnet_and_a_vni_of_its_name() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    let network = blue(&control).await;
+    assert_eq!(network.subnet.to_string(), "10.50.1.0/24");
+    assert_eq!(network.gateway, Ipv4Addr::new(10, 50, 1, 1));
+    let view = control.network("blue").unwrap();
+    assert_eq!((view.mtu, view.endpoints), (Some(1450), 0));
+    let again = NetworkSpec {
+        name: "blue".to_owned(),
+        ..NetworkSpec::default()
+    };
+    let (same, created) = control.create_network(again).await.unwrap();
+    assert_eq!((same.network, created), (network, Created::Existing));
+}
+
+#[tokio::test]
+async fn networks_that_contradict_are_refused() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    let network = blue(&control).await;
+    let spec = |name: &str| NetworkSpec {
+        name: name.to_owned(),
+        ..NetworkSpec::default()
+    };
+    let subnet = |text: &str| Some(parse_subnet(text).unwrap());
+    for (spec, code) in [
+        (
+            NetworkSpec {
+                subnet: subnet("10.9.0.0/24"),
+                ..spec("blue")
+            },
+            "network_exists",
+        ),
+        (
+            NetworkSpec {
+                internal: true,
+                ..spec("blue")
+            },
+            "network_exists",
+        ),
+        (
+            NetworkSpec {
+                mtu: Some(1400),
+                ..spec("blue")
+            },
+            "network_exists",
+        ),
+        (
+            NetworkSpec {
+                subnet: subnet("10.50.0.0/16"),
+                ..spec("red")
+            },
+            "subnet_overlaps",
+        ),
+        (
+            NetworkSpec {
+                vni: Some(network.vni),
+                ..spec("red")
+            },
+            "vni_in_use",
+        ),
+        (
+            NetworkSpec {
+                mtu: Some(1451),
+                ..spec("red")
+            },
+            "invalid_mtu",
+        ),
+        (
+            NetworkSpec {
+                mtu: Some(67),
+                ..spec("red")
+            },
+            "invalid_mtu",
+        ),
+        (
+            NetworkSpec {
+                subnet: subnet("10.9.0.0/31"),
+                ..spec("red")
+            },
+            "invalid_subnet",
+        ),
+        (
+            NetworkSpec {
+                gateway: Some(Ipv4Addr::LOCALHOST),
+                ..spec("red")
+            },
+            "invalid_gateway",
+        ),
+        (spec("r/d"), "invalid_name"),
+    ] {
+        let error = control.create_network(spec.clone()).await.unwrap_err();
+        assert_eq!(error.code(), code, "{spec:?}: {error}");
+    }
+    assert_eq!(control.networks().len(), 1);
+}
+
+#[tokio::test]
+async fn one_network_per_subnet_however_many_ask_at_once() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    let subnet = parse_subnet("10.0.6.0/24").unwrap();
+    let asks = (0..16).map(|_| control.network_for_subnet(subnet));
+    let answers = futures_util::future::join_all(asks).await;
+    let made = answers
+        .iter()
+        .filter(|a| a.as_ref().unwrap().1 == Created::New);
+    assert_eq!(made.count(), 1);
+    assert_eq!(
+        control.network("cidr-10.0.6.0-24").unwrap().network.subnet,
+        subnet
+    );
+}
+
+#[tokio::test]
+async fn concurrent_attaches_get_addresses_and_slots_of_their_own() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let attaches = (1..=100).map(|number| control.attach(container(number)));
+    let answers = futures_util::future::join_all(attaches).await;
+    let views: Vec<_> = answers
+        .into_iter()
+        .map(|answer| answer.unwrap().0)
+        .collect();
+    let ips: BTreeSet<_> = views.iter().map(|view| view.endpoint.ip).collect();
+    let slots: BTreeSet<_> = views.iter().map(|view| view.endpoint.slot).collect();
+    assert_eq!((ips.len(), slots.len()), (100, 100));
+    assert_eq!(ips.last(), Some(&Ipv4Addr::new(10, 50, 1, 101)));
+}
+
+#[tokio::test]
+async fn attaching_twice_is_one_attachment() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let (first, created) = control.attach(container(1)).await.unwrap();
+    assert_eq!(created, Created::New);
+    assert_eq!(first.endpoint.mac.to_string(), "02:42:0a:32:01:02");
+    let (again, created) = control.attach(container(1)).await.unwrap();
+    assert_eq!((&again, created), (&first, Created::Existing));
+    let moved = AttachSpec {
+        netns: NetnsSource::Pid(9),
+        ..container(1)
+    };
+    let (moved, _) = control.attach(moved).await.unwrap();
+    assert_eq!(
+        (moved.endpoint.ip, moved.endpoint.netns.inode),
+        (first.endpoint.ip, 9)
+    );
+    let other = AttachSpec {
+        ip: Some(Ipv4Addr::new(10, 50, 1, 9)),
+        ..container(1)
+    };
+    let error = control.attach(other).await.unwrap_err();
+    assert_eq!(error.code(), "endpoint_exists");
+}
+
+#[tokio::test]
+async fn a_failed_attach_leaves_nothing() {
+    let mut kernel = FakeKernel::default();
+    kernel
+        .fails
+        .insert("c1".to_owned(), "no such luck".to_owned());
+    let store = Memory::default();
+    let control = daemon(&store, kernel).await;
+    blue(&control).await;
+    let before = store.load().await.unwrap();
+    let error = control.attach(container(1)).await.unwrap_err();
+    assert_eq!(error.code(), "attach_failed");
+    assert!(error.to_string().contains("no such luck"), "{error}");
+    assert_eq!(store.load().await.unwrap(), before);
+    let (next, _) = control.attach(container(2)).await.unwrap();
+    assert_eq!(next.endpoint.ip, Ipv4Addr::new(10, 50, 1, 2));
+}
+
+#[tokio::test]
+async fn an_attach_that_takes_too_long_is_undone() {
+    let store = Memory::default();
+    let kernel = FakeKernel {
+        hangs: Some("c1".to_owned()),
+        ..FakeKernel::default()
+    };
+    let control = daemon(&store, kernel).await;
+    blue(&control).await;
+    let error = control.attach(container(1)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::TimedOut);
+    assert!(store.load().await.unwrap().desired.endpoints.is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_request_is_finished_all_the_same() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    // Polled once, so it has begun, then dropped as for a client that hung up.
+    assert!(control.attach(container(1)).now_or_never().is_none());
+    let (view, created) = control.attach(container(1)).await.unwrap();
+    assert_eq!(created, Created::Existing, "{view:?}");
+}
+
+#[tokio::test]
+async fn a_container_that_comes_back_gets_its_address_back() {
+    let store = Memory::default();
+    let control = daemon(&store, FakeKernel::default()).await;
+    blue(&control).await;
+    control.attach(container(1)).await.unwrap();
+    let (second, _) = control.attach(container(2)).await.unwrap();
+    control.detach(&endpoint_id("c1", "eth0")).await.unwrap();
+    control.detach(&second.endpoint.id).await.unwrap();
+
+    let restarted = daemon(&store, FakeKernel::default()).await;
+    let (back, created) = restarted.attach(container(2)).await.unwrap();
+    assert_eq!(
+        (back.endpoint.ip, created),
+        (second.endpoint.ip, Created::New)
+    );
+    let (stranger, _) = restarted.attach(container(3)).await.unwrap();
+    assert_eq!(stranger.endpoint.ip, Ipv4Addr::new(10, 50, 1, 2));
+}
+
+#[tokio::test]
+async fn a_namespace_whose_number_was_reused_inherits_no_address() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let nameless = |path: &str| Endpoint {
+        netns: NetnsRef {
+            path: path.into(),
+            inode: 7,
+        },
+        ..sample()
+    };
+    let mut state = control.state().await.clone();
+    state.apply(Change::PutEndpoint(Box::new(nameless("/run/netns/old"))));
+    for change in plan::detach(&state, "e1").unwrap() {
+        state.apply(change);
+    }
+    let mut spec = AttachSpec::new("blue", NetnsSource::Pid(7));
+    spec.container_id = None;
+    let attach = |path: &str| {
+        let netns = NetnsRef {
+            path: path.into(),
+            inode: 7,
+        };
+        plan::attach(&state, &spec, netns, |_| false)
+            .unwrap()
+            .value
+            .ip
+    };
+    assert_eq!(attach("/run/netns/new"), Ipv4Addr::new(10, 50, 1, 2));
+}
+
+fn sample() -> Endpoint {
+    Endpoint {
+        id: "e1".to_owned(),
+        container_id: "netns-7".to_owned(),
+        name: None,
+        ifname: "eth0".to_owned(),
+        network: "blue".to_owned(),
+        netns: NetnsRef {
+            path: "/run/netns/x".into(),
+            inode: 7,
+        },
+        ip: Ipv4Addr::new(10, 50, 1, 40),
+        mac: vxplane_common::types::MacAddr([2, 0, 0, 0, 0, 1]),
+        namespace: "default".to_owned(),
+        labels: BTreeMap::new(),
+        slot: 0,
+    }
+}
+
+#[tokio::test]
+async fn networks_with_endpoints_stay_and_say_who_is_in_them() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let named = AttachSpec {
+        name: Some("web".to_owned()),
+        ..container(1)
+    };
+    let (view, _) = control.attach(named).await.unwrap();
+    let error = control.remove_network("blue").await.unwrap_err();
+    assert_eq!(error.code(), "network_in_use");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("{} (web)", view.endpoint.id)),
+        "{error}"
+    );
+    assert_eq!(control.find_endpoint("web").unwrap(), view.endpoint.id);
+    assert_eq!(
+        control.find_endpoint(&view.endpoint.id[..3]).unwrap(),
+        view.endpoint.id
+    );
+    control.detach(&view.endpoint.id).await.unwrap();
+    control.remove_network("blue").await.unwrap();
+    assert_eq!(control.network("blue").unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn two_endpoints_share_neither_mac_nor_interface() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let mac = parse_mac("02:00:00:00:00:01").unwrap();
+    control
+        .attach(AttachSpec {
+            mac: Some(mac),
+            ..container(1)
+        })
+        .await
+        .unwrap();
+    let error = control
+        .attach(AttachSpec {
+            mac: Some(mac),
+            ..container(2)
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "mac_in_use");
+    let intruder = AttachSpec {
+        netns: NetnsSource::Pid(1),
+        ..container(2)
+    };
+    let error = control.attach(intruder).await.unwrap_err();
+    assert_eq!(error.code(), "ifname_in_use");
+    let group = parse_mac("03:00:00:00:00:01").unwrap();
+    let error = control
+        .attach(AttachSpec {
+            mac: Some(group),
+            ..container(3)
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), "invalid_mac");
+}
+
+#[tokio::test]
+async fn peers_gain_networks_and_lose_those_that_go() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let red = NetworkSpec {
+        name: "red".to_owned(),
+        ..NetworkSpec::default()
+    };
+    control.create_network(red).await.unwrap();
+    let ip = Ipv4Addr::new(192, 0, 2, 2);
+    let only = |name: &str| BTreeSet::from([name.to_owned()]);
+    let error = control.add_peer(ip, only("green")).await.unwrap_err();
+    assert_eq!(error.code(), "network_not_found");
+    let own = Ipv4Addr::new(192, 0, 2, 1);
+    let error = control.add_peer(own, BTreeSet::new()).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_peer");
+    assert_eq!(
+        control.add_peer(ip, only("blue")).await.unwrap().1,
+        Created::New
+    );
+    let (peer, created) = control.add_peer(ip, only("red")).await.unwrap();
+    assert_eq!(created, Created::Existing);
+    assert!(peer.networks.contains("blue") && peer.networks.contains("red"));
+    control.remove_network("blue").await.unwrap();
+    assert!(!control.peers()[0].networks.contains("blue"));
+    control.remove_network("red").await.unwrap();
+    assert!(control.peers().is_empty());
+}

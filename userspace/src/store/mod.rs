@@ -1,0 +1,174 @@
+//! Where networks, endpoints, peers and address hints survive a restart.
+//!
+//! [`Store`] is what the rest of the daemon knows; [`embedded`] is the one
+//! implementation. A change set is one transaction: all of it or nothing.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Desired, Endpoint, Network, Peer};
+
+pub mod embedded;
+
+/// Keeps the state of one host.
+pub trait Store: Send + Sync {
+    /// Everything in it.
+    fn load(&self) -> BoxFuture<'_, Result<Contents, StoreError>>;
+
+    /// Makes all of `changes` durable, or none of them.
+    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// What a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Networks, endpoints and peers.
+    pub desired: Desired,
+    /// By [`Hint::key`].
+    pub hints: BTreeMap<String, Hint>,
+}
+
+impl Contents {
+    /// Makes a change here as [`Store::commit`] makes it durable.
+    pub fn apply(&mut self, change: Change) {
+        let desired = &mut self.desired;
+        match change {
+            Change::PutNetwork(network) => {
+                desired.networks.insert(network.name.clone(), network);
+            }
+            Change::RemoveNetwork(name) => {
+                desired.networks.remove(&name);
+            }
+            Change::PutEndpoint(endpoint) => {
+                desired.endpoints.insert(endpoint.id.clone(), *endpoint);
+            }
+            Change::RemoveEndpoint(id) => {
+                desired.endpoints.remove(&id);
+            }
+            Change::PutPeer(peer) => {
+                desired.peers.insert(peer.ip, peer);
+            }
+            Change::RemovePeer(ip) => {
+                desired.peers.remove(&ip);
+            }
+            Change::PutHint(hint) => {
+                self.hints.insert(hint.key(), hint);
+            }
+            Change::RemoveHint(key) => {
+                self.hints.remove(&key);
+            }
+        }
+    }
+}
+
+/// One change of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Adds or replaces the network of that name.
+    PutNetwork(Network),
+    /// Removes the network of that name, if there is one.
+    RemoveNetwork(String),
+    /// Adds or replaces the endpoint of that ID.
+    PutEndpoint(Box<Endpoint>),
+    /// Removes the endpoint of that ID, if there is one.
+    RemoveEndpoint(String),
+    /// Adds or replaces the peer of that address.
+    PutPeer(Peer),
+    /// Removes the peer of that address, if there is one.
+    RemovePeer(Ipv4Addr),
+    /// Adds or replaces the hint of that key.
+    PutHint(Hint),
+    /// Removes the hint of that key, if there is one.
+    RemoveHint(String),
+}
+
+/// The address an interface had when it was detached: it gets it again if
+/// nobody else has it by then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hint {
+    /// The endpoint's ID, which stands for container and interface.
+    pub endpoint: String,
+    /// The network's name.
+    pub network: String,
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// The namespace's path, where the container was named after its namespace.
+    pub netns: Option<PathBuf>,
+    /// Grows from hint to hint; the lowest is forgotten first.
+    pub sequence: u64,
+}
+
+impl Hint {
+    /// Unique among hints.
+    pub fn key(&self) -> String {
+        Self::key_of(&self.endpoint, &self.network)
+    }
+
+    /// The key of the hint for this endpoint in this network.
+    pub fn key_of(endpoint: &str, network: &str) -> String {
+        format!("{endpoint}/{network}")
+    }
+}
+
+/// Why the state could not be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory cannot be made or written to.
+    #[error("the state directory {path} cannot be used: {source}")]
+    Directory {
+        /// The directory or the file in it.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another daemon has it.
+    #[error(
+        "the state directory {path} is in use by {holder}; stop that daemon or give this one its own --state-dir"
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Who has it, as far as could be found out.
+        holder: String,
+    },
+    /// What is in the file is not what this program writes.
+    #[error(
+        "the database {path} is damaged ({reason}); move it away to start empty, or restore it from a backup"
+    )]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// Written by a later version.
+    #[error(
+        "the database {path} has schema version {found}, and this vxplane knows {known}; install the version that wrote it, or a later one"
+    )]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// The version in it.
+        found: u64,
+        /// The latest known here.
+        known: u64,
+    },
+    /// Reading or writing failed.
+    #[error("the database {path} failed: {source}")]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A value could not be written as JSON.
+    #[error("a record could not be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+    /// The thread doing it did not finish.
+    #[error("the database worker stopped: {0}")]
+    Worker(#[from] tokio::task::JoinError),
+}
