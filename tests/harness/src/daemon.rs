@@ -1,0 +1,299 @@
+//! A `vxplane` daemon on a host, and its users' ways to talk to it.
+
+use std::{
+    env,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{self, Response},
+    container::Container,
+    host::Host,
+    process::{Finished, Running, finish_within},
+};
+
+/// How long the daemon may take to answer after its start. A debug build loads
+/// its programs on a loaded machine in a second or two.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a command of the user may take.
+const CLI_LIMIT: Duration = Duration::from_secs(30);
+
+/// `VXPLANE_BIN`, or the binary that cargo built beside the running one.
+pub fn vxplane_binary() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("VXPLANE_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe().context("finding the running binary")?;
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .map(|directory| directory.join("vxplane"));
+    beside.take(2).find(|file| file.is_file()).with_context(|| {
+        format!(
+            "there is no vxplane beside {}: `cargo xtask build --debug`, or name one in VXPLANE_BIN",
+            own.display()
+        )
+    })
+}
+
+/// What a daemon is started with, beyond its directories.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// `--hook`.
+    pub hook: String,
+    /// `--docker`; `None` is a socket that does not exist, so that no test
+    /// touches the machine's own Docker.
+    pub docker: Option<String>,
+    /// Further flags.
+    pub flags: Vec<String>,
+}
+
+impl Default for DaemonOptions {
+    fn default() -> Self {
+        Self {
+            hook: "off".to_owned(),
+            docker: None,
+            flags: Vec::new(),
+        }
+    }
+}
+
+impl DaemonOptions {
+    /// With further flags, split at spaces.
+    #[must_use]
+    pub fn flags(mut self, flags: &str) -> Self {
+        self.flags
+            .extend(flags.split_whitespace().map(str::to_owned));
+        self
+    }
+}
+
+/// An attached interface, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its ID.
+    pub id: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its MAC address as text.
+    pub mac: String,
+}
+
+impl Endpoint {
+    fn from_json(json: &Value) -> Result<Self> {
+        let text = |key: &str| {
+            json[key]
+                .as_str()
+                .with_context(|| format!("an endpoint without {key}: {json}"))
+        };
+        let ip = text("ip")?;
+        let ip = ip.split('/').next().unwrap_or(ip).parse()?;
+        Ok(Self {
+            id: text("id")?.to_owned(),
+            ip,
+            mac: text("mac")?.to_owned(),
+        })
+    }
+}
+
+/// A running daemon, or one that was killed and can be started again.
+#[derive(Debug)]
+pub struct Daemon {
+    binary: PathBuf,
+    netns: PathBuf,
+    directory: PathBuf,
+    arguments: Vec<String>,
+    process: Running,
+}
+
+impl Daemon {
+    pub(crate) fn start(host: &Host, options: &DaemonOptions) -> Result<Self> {
+        let binary = vxplane_binary()?;
+        let directory = host.directory().to_owned();
+        let netns = host.netns().path();
+        let arguments = arguments(host, options);
+        let process = spawn(&binary, &netns, &directory, &arguments)?;
+        let mut daemon = Self {
+            binary,
+            netns,
+            directory,
+            arguments,
+            process,
+        };
+        daemon.wait_until_ready()?;
+        Ok(daemon)
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("run/vxplane.sock")
+    }
+
+    /// Everything it has logged, in all its lives.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Stops it as systemd does.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.process.terminate()
+    }
+
+    /// Starts it again after [`Self::kill`] or [`Self::stop`] and waits until it
+    /// answers.
+    pub fn start_again(&mut self) -> Result<()> {
+        ensure!(self.process.ended()?.is_some(), "the daemon still runs");
+        self.process = spawn(&self.binary, &self.netns, &self.directory, &self.arguments)?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let socket = self.socket();
+        self.process.wait_until(START_LIMIT, |_| {
+            api::request(&socket, "GET", "/v1/ping", None)
+                .is_ok_and(|answer| answer.text.trim() == "pong")
+        })
+    }
+
+    /// Runs `vxplane` with these arguments, split at spaces, whatever comes of it.
+    pub fn try_cli(&self, arguments: &str) -> Result<Finished> {
+        let mut command = in_netns(&self.netns, &self.binary);
+        command
+            .args(arguments.split_whitespace())
+            .env("VXPLANE_SOCKET", self.socket());
+        finish_within(&mut command, CLI_LIMIT)
+    }
+
+    /// Runs `vxplane` with these arguments, split at spaces; an error unless it
+    /// succeeds. Returns what it printed.
+    pub fn cli(&self, arguments: &str) -> Result<String> {
+        Ok(self.try_cli(arguments)?.success()?.stdout)
+    }
+
+    /// Runs `vxplane … -o json` and returns what it printed.
+    pub fn cli_json(&self, arguments: &str) -> Result<Value> {
+        let printed = self.cli(&format!("{arguments} -o json"))?;
+        serde_json::from_str(&printed).with_context(|| format!("this is no JSON: {printed}"))
+    }
+
+    /// One request to the API, whatever comes of it.
+    pub fn try_api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Response> {
+        api::request(&self.socket(), method, path, body)
+    }
+
+    /// One request to the API; an error unless the status is 2xx.
+    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.try_api(method, path, body)?;
+        ensure!(
+            (200..300).contains(&answer.status),
+            "{method} {path} {}: {} {}",
+            body.unwrap_or(&Value::Null),
+            answer.status,
+            answer.text
+        );
+        Ok(answer.json)
+    }
+
+    /// Makes a network.
+    pub fn network(&self, name: &str, subnet: &str, vni: u32) -> Result<Value> {
+        let body = json!({ "name": name, "subnet": subnet, "vni": vni });
+        self.api("POST", "/v1/networks", Some(&body))
+    }
+
+    /// Allows a VTEP into all networks.
+    pub fn peer(&self, ip: Ipv4Addr) -> Result<Value> {
+        self.api("POST", "/v1/peers", Some(&json!({ "ip": ip.to_string() })))
+    }
+
+    /// Attaches a container as `eth0`, with the address of the daemon's choice.
+    pub fn attach(&self, container: &Container, network: &str) -> Result<Endpoint> {
+        self.attach_with(container, network, json!({}))
+    }
+
+    /// Attaches a container with this address.
+    pub fn attach_at(&self, container: &Container, network: &str, ip: &str) -> Result<Endpoint> {
+        self.attach_with(container, network, json!({ "ip": ip }))
+    }
+
+    /// Attaches a container with these further fields in the request.
+    pub fn attach_with(
+        &self,
+        container: &Container,
+        network: &str,
+        mut request: Value,
+    ) -> Result<Endpoint> {
+        request["network"] = network.into();
+        request["netns"] = container.netns().path().display().to_string().into();
+        request["name"] = container.name().into();
+        Endpoint::from_json(&self.api("POST", "/v1/endpoints", Some(&request))?)
+    }
+
+    /// Drops counted for a reason, over all networks and both directions, as
+    /// `/metrics` shows them.
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        let metrics = self.try_api("GET", "/metrics", None)?.text;
+        let label = format!("reason=\"{reason}\"");
+        let mut sum = 0;
+        for line in metrics.lines() {
+            let name = line.split('{').next().unwrap_or_default();
+            if name.contains("drop") && name.contains("packets") && line.contains(&label) {
+                let value = line.rsplit(' ').next().unwrap_or_default();
+                sum += value
+                    .parse::<u64>()
+                    .with_context(|| format!("in metrics: {line}"))?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+fn arguments(host: &Host, options: &DaemonOptions) -> Vec<String> {
+    let below = |name: &str| host.directory().join(name).display().to_string();
+    let docker = options.docker.clone();
+    let mut arguments = vec![
+        "daemon".to_owned(),
+        "--state-dir".to_owned(),
+        below("state"),
+        "--run-dir".to_owned(),
+        below("run"),
+        "--bpffs".to_owned(),
+        host.bpffs().display().to_string(),
+        "--hook".to_owned(),
+        options.hook.clone(),
+        "--docker".to_owned(),
+        docker.unwrap_or_else(|| format!("unix://{}", below("no-docker.sock"))),
+    ];
+    arguments.extend(options.flags.iter().cloned());
+    arguments
+}
+
+fn in_netns(netns: &Path, binary: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net={}", netns.display()))
+        .arg("--")
+        .arg(binary);
+    command
+}
+
+fn spawn(binary: &Path, netns: &Path, directory: &Path, arguments: &[String]) -> Result<Running> {
+    let mut command = in_netns(netns, binary);
+    Running::start(command.args(arguments), &directory.join("vxplane.log"))
+}

@@ -1,0 +1,107 @@
+//! One experiment: a switch and what is plugged into it.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{container::Container, host::Host, names, netns::Netns};
+
+/// The underlay: `10.99.0.0/24`, the switch has `.1`, hosts from `.11` on.
+const UNDERLAY: [u8; 3] = [10, 99, 0];
+
+/// Prefix length of the underlay.
+pub(crate) const UNDERLAY_PREFIX: u8 = 24;
+
+/// A switch (a bridge in a namespace of its own) and a directory for files.
+/// Must outlive what is plugged into it: make it first.
+#[derive(Debug)]
+pub struct Lab {
+    switch: Netns,
+    directory: PathBuf,
+    mtu: u32,
+    hosts: AtomicU8,
+}
+
+impl Lab {
+    /// An underlay with an MTU of 1500.
+    pub fn new() -> Result<Self> {
+        Self::with_mtu(1500)
+    }
+
+    /// An underlay with this MTU in bytes.
+    pub fn with_mtu(mtu: u32) -> Result<Self> {
+        let switch = Netns::new("switch")?;
+        let directory = names::directory(switch.name());
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
+        let lab = Self {
+            switch,
+            directory,
+            mtu,
+            hosts: AtomicU8::new(0),
+        };
+        lab.switch
+            .ip("link add underlay type bridge mcast_snooping 0")?;
+        lab.switch.ip(&format!("link set underlay mtu {mtu} up"))?;
+        lab.switch.address("underlay", gateway(), UNDERLAY_PREFIX)?;
+        Ok(lab)
+    }
+
+    /// A host with `eth0` on the switch, an address and a default route.
+    pub fn host(&self, name: &str) -> Result<Host> {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed);
+        let [a, b, c] = UNDERLAY;
+        let ip = Ipv4Addr::new(a, b, c, 11 + number);
+        let host = Host::new(name, ip, &self.directory)?;
+        let port = format!("port{number}");
+        host.netns().join("eth0", &self.switch, &port, self.mtu)?;
+        self.switch
+            .ip(&format!("link set {port} master underlay"))?;
+        host.netns().address("eth0", ip, UNDERLAY_PREFIX)?;
+        host.netns()
+            .ip(&format!("route add default via {}", gateway()))?;
+        Ok(host)
+    }
+
+    /// A container: a network namespace with nothing but `lo`.
+    pub fn container(&self, name: &str) -> Result<Container> {
+        Container::new(name, &self.directory)
+    }
+
+    /// The switch's namespace.
+    pub fn switch(&self) -> &Netns {
+        &self.switch
+    }
+
+    /// The MTU of the underlay in bytes.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// A directory for files, gone with the lab.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+/// The switch's own address.
+fn gateway() -> Ipv4Addr {
+    let [a, b, c] = UNDERLAY;
+    Ipv4Addr::new(a, b, c, 1)
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!(
+                "the directory {} stays behind: {error}",
+                self.directory.display()
+            );
+        }
+    }
+}

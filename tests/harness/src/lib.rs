@@ -1,0 +1,40 @@
+//! Hosts, containers and wires in network namespaces of one machine.
+//!
+//! A [`Lab`] is one experiment: a switch, [`Host`]s plugged into it, a
+//! [`Daemon`] on a host, [`Container`]s. Everything has a name that carries our
+//! process ID, lives in namespaces of its own, and is gone when its owner is
+//! dropped, also by a panic. What a killed run left behind is removed by the
+//! next one, which sees by the name that its owner is dead.
+//!
+//! Knows nothing of the daemon's code: it drives the binary as a user would.
+
+mod api;
+mod capture;
+mod container;
+mod daemon;
+mod foreign;
+mod host;
+mod iperf;
+mod lab;
+mod names;
+mod netns;
+mod ovs;
+mod ping;
+mod process;
+mod transfer;
+
+pub use crate::{
+    api::Response,
+    capture::{Capture, Packet},
+    container::Container,
+    daemon::{Daemon, DaemonOptions, Endpoint, vxplane_binary},
+    foreign::KernelVxlan,
+    host::Host,
+    iperf::{Iperf, IperfReport},
+    lab::Lab,
+    netns::Netns,
+    ovs::OpenVswitch,
+    ping::{Ping, PingReport, Pinger},
+    process::{Finished, Running, finish_within},
+    transfer::{Transfer, transfer},
+};

@@ -1,0 +1,159 @@
+//! A host with Open vSwitch: a foreign VTEP of another make. It forwards in
+//! user space, so that it needs no kernel module.
+
+use std::{
+    cell::Cell,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    container::Container,
+    host::Host,
+    lab::{Lab, UNDERLAY_PREFIX},
+    process::{Running, finish_within},
+};
+
+/// The schema of the switch's database, as Debian's package installs it.
+const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+
+/// How long the switch may take to start or to take a change.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A switch of its own, with database and sockets in the host's directory.
+#[derive(Debug)]
+pub struct OpenVswitch<'host> {
+    host: &'host Host,
+    directory: PathBuf,
+    containers: Cell<u32>,
+    mtu: u32,
+    // Ended in this order: the switch before its database.
+    switch: Option<Running>,
+    database: Option<Running>,
+}
+
+impl<'host> OpenVswitch<'host> {
+    /// A switch on `host` with one network, which floods to `peers` and learns
+    /// from them.
+    pub fn new(
+        lab: &Lab,
+        host: &'host Host,
+        vni: u32,
+        port: u16,
+        peers: &[Ipv4Addr],
+    ) -> Result<Self> {
+        let directory = host.directory().join("ovs");
+        fs::create_dir(&directory).with_context(|| format!("creating {}", directory.display()))?;
+        let mtu = lab.mtu() - 50;
+        let containers = Cell::new(0);
+        let mut ovs = Self {
+            host,
+            directory,
+            containers,
+            mtu,
+            switch: None,
+            database: None,
+        };
+        ovs.start_database()?;
+        ovs.start_switch()?;
+        ovs.take_underlay()?;
+        ovs.vsctl("add-br br-int -- set bridge br-int datapath_type=netdev")?;
+        host.netns().ip("link set br-int up")?;
+        for (number, peer) in peers.iter().enumerate() {
+            ovs.vsctl(&format!(
+                "add-port br-int vx{number} -- set interface vx{number} type=vxlan \
+                 options:remote_ip={peer} options:key={vni} options:dst_port={port}"
+            ))?;
+        }
+        Ok(ovs)
+    }
+
+    /// A container on the switch, its `eth0` with this address.
+    pub fn container(&self, lab: &Lab, name: &str, ip: Ipv4Addr, prefix: u8) -> Result<Container> {
+        let container = lab.container(name)?;
+        let port = format!("c{}", self.containers.replace(self.containers.get() + 1));
+        container
+            .netns()
+            .join("eth0", self.host.netns(), &port, self.mtu)?;
+        // The switch reads frames from a packet socket and tunnels what it got:
+        // they must be complete, not left to a device to finish.
+        container
+            .netns()
+            .offloads("eth0", "tx off tso off gso off")?;
+        self.vsctl(&format!("add-port br-int {port}"))?;
+        container.netns().address("eth0", ip, prefix)?;
+        Ok(container)
+    }
+
+    fn start_database(&mut self) -> Result<()> {
+        ensure!(
+            Path::new(SCHEMA).is_file(),
+            "{SCHEMA} is missing (package openvswitch-switch)"
+        );
+        let file = self.directory.join("conf.db");
+        let mut create = self.command("ovsdb-tool");
+        finish_within(create.arg("create").arg(&file).arg(SCHEMA), LIMIT)?.success()?;
+        let mut command = self.command("ovsdb-server");
+        command
+            .arg(&file)
+            .arg(format!("--remote=punix:{}", self.socket().display()))
+            .arg(format!(
+                "--unixctl={}",
+                self.directory.join("ovsdb.ctl").display()
+            ));
+        let mut database = Running::start(&mut command, &self.directory.join("ovsdb.log"))?;
+        database.wait_until(LIMIT, |_| self.socket().exists())?;
+        self.database = Some(database);
+        self.vsctl("--no-wait init")
+    }
+
+    fn start_switch(&mut self) -> Result<()> {
+        let control = self.directory.join("vswitchd.ctl");
+        let mut command = self.command("ovs-vswitchd");
+        command
+            .arg(format!("unix:{}", self.socket().display()))
+            .arg(format!("--unixctl={}", control.display()));
+        let mut switch = Running::start(&mut command, &self.directory.join("vswitchd.log"))?;
+        switch.wait_until(LIMIT, |_| control.exists())?;
+        self.switch = Some(switch);
+        Ok(())
+    }
+
+    /// A user-space tunnel leaves through a bridge that owns the underlay device
+    /// and its address.
+    fn take_underlay(&self) -> Result<()> {
+        let netns = self.host.netns();
+        self.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
+        netns.offloads("eth0", "tx off tso off gso off")?;
+        netns.ip("addr flush dev eth0")?;
+        self.vsctl("add-port br-phy eth0")?;
+        netns.ip("link set br-phy up")?;
+        netns.address("br-phy", self.host.ip(), UNDERLAY_PREFIX)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.join("db.sock")
+    }
+
+    fn vsctl(&self, arguments: &str) -> Result<()> {
+        let mut command = self.command("ovs-vsctl");
+        command
+            .arg(format!("--db=unix:{}", self.socket().display()))
+            .arg(format!("--timeout={}", LIMIT.as_secs()))
+            .args(arguments.split_whitespace());
+        finish_within(&mut command, LIMIT * 2)?.success().map(drop)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = self.host.netns().command(program);
+        for variable in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR"] {
+            command.env(variable, &self.directory);
+        }
+        command
+    }
+}
