@@ -1,1 +1,8 @@
-fn main() {}
+//! Builds what the binary carries inside.
+
+#[path = "build/netholder.rs"]
+mod netholder;
+
+fn main() {
+    netholder::build();
+}

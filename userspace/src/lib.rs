@@ -1,8 +1,10 @@
 //! The daemon, its command line and its surfaces.
 
 pub mod control;
+pub mod docker;
 pub mod doctor;
 pub mod model;
 pub mod mounts;
 pub mod reconcile;
 pub mod store;
+pub mod surfaces;

@@ -1,0 +1,3 @@
+//! Ways in: each a thin translator onto what the daemon does.
+
+pub mod powerstrip;
