@@ -21,11 +21,12 @@ use crate::{
 pub struct Host {
     netns: Netns,
     ip: Ipv4Addr,
+    port: String,
     directory: PathBuf,
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, ip: Ipv4Addr, lab: &Path) -> Result<Self> {
+    pub(crate) fn new(name: &str, ip: Ipv4Addr, port: &str, lab: &Path) -> Result<Self> {
         let netns = Netns::new(name)?;
         let directory = lab.join(name);
         fs::create_dir(&directory).with_context(|| {
@@ -37,6 +38,7 @@ impl Host {
         Ok(Self {
             netns,
             ip,
+            port: port.to_owned(),
             directory,
         })
     }
@@ -49,6 +51,11 @@ impl Host {
     /// Its underlay address.
     pub fn ip(&self) -> Ipv4Addr {
         self.ip
+    }
+
+    /// The switch's port that it is plugged into.
+    pub(crate) fn port(&self) -> &str {
+        &self.port
     }
 
     /// A directory for its files, gone with the lab.

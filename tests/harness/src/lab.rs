@@ -57,8 +57,8 @@ impl Lab {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed);
         let [a, b, c] = UNDERLAY;
         let ip = Ipv4Addr::new(a, b, c, 11 + number);
-        let host = Host::new(name, ip, &self.directory)?;
         let port = format!("port{number}");
+        let host = Host::new(name, ip, &port, &self.directory)?;
         host.netns().join("eth0", &self.switch, &port, self.mtu)?;
         self.switch
             .ip(&format!("link set {port} master underlay"))?;
@@ -66,6 +66,14 @@ impl Lab {
         host.netns()
             .ip(&format!("route add default via {}", gateway()))?;
         Ok(host)
+    }
+
+    /// From now on the wire to and from this host carries what a real one does:
+    /// packets no larger than the MTU, their checksums complete.
+    pub fn complete_packets_only(&self, host: &Host) -> Result<()> {
+        let off = "tx off tso off gso off";
+        host.netns().offloads("eth0", off)?;
+        self.switch.offloads(host.port(), off)
     }
 
     /// A container: a network namespace with nothing but `lo`.

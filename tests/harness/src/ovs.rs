@@ -61,7 +61,7 @@ impl<'host> OpenVswitch<'host> {
         };
         ovs.start_database()?;
         ovs.start_switch()?;
-        ovs.take_underlay()?;
+        ovs.take_underlay(lab)?;
         ovs.vsctl("add-br br-int -- set bridge br-int datapath_type=netdev")?;
         host.netns().ip("link set br-int up")?;
         for (number, peer) in peers.iter().enumerate() {
@@ -126,10 +126,10 @@ impl<'host> OpenVswitch<'host> {
 
     /// A user-space tunnel leaves through a bridge that owns the underlay device
     /// and its address.
-    fn take_underlay(&self) -> Result<()> {
+    fn take_underlay(&self, lab: &Lab) -> Result<()> {
         let netns = self.host.netns();
         self.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
-        netns.offloads("eth0", "tx off tso off gso off")?;
+        lab.complete_packets_only(self.host)?;
         netns.ip("addr flush dev eth0")?;
         self.vsctl("add-port br-phy eth0")?;
         netns.ip("link set br-phy up")?;

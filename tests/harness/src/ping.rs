@@ -16,6 +16,9 @@ use crate::{
 /// How pings are spaced, in seconds.
 const SPACING: &str = "0.005";
 
+/// How much longer than usual ping takes when nobody answers ARP.
+const UNREACHABLE_LIMIT: Duration = Duration::from_secs(20);
+
 /// A number of pings, one each 5 ms.
 #[derive(Clone, Copy, Debug)]
 pub struct Ping {
@@ -74,11 +77,9 @@ impl Ping {
         if self.dont_fragment {
             command.args(["-M", "do"]);
         }
+        // A neighbour that does not answer stops ping for seconds now and then.
         let limit = Duration::from_millis(u64::from(self.count) * 20) + self.patience * 2;
-        let done = finish_within(
-            command.arg(self.to.to_string()),
-            limit.max(Duration::from_secs(5)),
-        )?;
+        let done = finish_within(command.arg(self.to.to_string()), limit + UNREACHABLE_LIMIT)?;
         PingReport::parse(&done.stdout)
             .with_context(|| format!("ping said:\n{}{}", done.stdout, done.stderr))
     }
