@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds, runs, tests, measures and checks vxplane. Each command
 //! finds out what it needs and the machine lacks, installs it, or says how.
 
+mod bench;
 mod build;
 mod process;
 mod run;
@@ -35,6 +36,8 @@ enum Task {
         #[arg(last = true)]
         flags: Vec<String>,
     },
+    /// Measure vxplane against the kernel's overlay and against none.
+    Bench(bench::Options),
 }
 
 fn main() -> Result<()> {
@@ -47,5 +50,6 @@ fn main() -> Result<()> {
             build::daemon(&workspace, build::Profile::from_debug(debug)).map(drop)
         }
         Task::Run { flags } => run::daemon(&workspace, &flags),
+        Task::Bench(options) => bench::run(&workspace, &options),
     }
 }
