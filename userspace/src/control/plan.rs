@@ -512,6 +512,9 @@ fn is_nameless(endpoint: &Endpoint) -> bool {
 
 fn changed(existing: &Endpoint, change: EndpointChange) -> Endpoint {
     let mut endpoint = existing.clone();
+    if let Some(container_id) = change.container_id {
+        endpoint.container_id = container_id;
+    }
     if change.name.is_some() {
         endpoint.name = change.name;
     }

@@ -146,6 +146,7 @@ impl AttachSpec {
     /// What it says about an endpoint that can change while it is attached.
     pub(super) fn changes(&self) -> EndpointChange {
         EndpointChange {
+            container_id: None,
             name: self.name.clone(),
             namespace: self.namespace.clone(),
             labels: self.labels.clone(),
@@ -156,6 +157,9 @@ impl AttachSpec {
 /// What can change about an endpoint while it is attached; absent is unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointChange {
+    /// The container to show, where the endpoint was attached for another one
+    /// whose network namespace it shares; the endpoint's ID stays.
+    pub container_id: Option<String>,
     /// The container's name.
     pub name: Option<String>,
     /// Its tenant.
@@ -167,6 +171,9 @@ pub struct EndpointChange {
 impl EndpointChange {
     /// Refuses what no state could make right.
     pub(super) fn check(&self) -> Result<(), Invalid> {
+        if let Some(id) = &self.container_id {
+            check_name("a container's ID", id, NAME_MAX)?;
+        }
         if let Some(name) = &self.name {
             check_name("a container's name", name, NAME_MAX)?;
         }
