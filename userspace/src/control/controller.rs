@@ -6,32 +6,47 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
 use crate::{
     model::Desired,
-    reconcile::{Reconciler, Report},
+    reconcile::{Counters, CountersError, Reconciler, Report},
 };
 
 /// How often the kernel is compared even if nothing is known to have changed.
 const PERIOD: Duration = Duration::from_secs(2);
-/// Kernel changes come in bursts (one device makes ten); they are seen together.
-const BURST: Duration = Duration::from_millis(20);
 
 /// Makes the kernel equal to what is desired.
 pub trait Reconcile: Send {
     /// One pass, as [`Reconciler::reconcile`].
     fn reconcile(&mut self, desired: &Desired) -> impl Future<Output = Report> + Send;
+
+    /// The datapath's counters, as [`Reconciler::counters`].
+    fn counters(&self) -> Result<Counters, CountersError>;
+
+    /// Told when the kernel changed, as [`Reconciler::changes`].
+    fn changes(&self) -> watch::Receiver<u64>;
 }
 
 impl Reconcile for Reconciler {
     fn reconcile(&mut self, desired: &Desired) -> impl Future<Output = Report> + Send {
         Reconciler::reconcile(self, desired)
     }
+
+    fn counters(&self) -> Result<Counters, CountersError> {
+        Reconciler::counters(self)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        Reconciler::changes(self)
+    }
 }
+
+/// A question for the datapath's counters.
+pub(super) type CountersQuery = oneshot::Sender<Result<Counters, CountersError>>;
 
 /// What is desired, numbered in the order of the changes.
 #[derive(Debug, Default)]
@@ -53,30 +68,31 @@ pub(super) struct Observed {
 pub struct Controller {
     pub(super) desired: watch::Receiver<Arc<Revision>>,
     pub(super) observed: watch::Sender<Arc<Observed>>,
+    pub(super) queries: mpsc::Receiver<CountersQuery>,
 }
 
 impl Controller {
     /// Runs until the last [`super::Control`] is gone or `stop` completes; a
-    /// pass that has begun is finished. `kernel_changed` is notified by whoever
-    /// listens to the kernel.
-    pub async fn run(
-        mut self,
-        mut reconciler: impl Reconcile,
-        kernel_changed: Arc<Notify>,
-        stop: impl Future<Output = ()>,
-    ) {
+    /// pass that has begun is finished.
+    pub async fn run(mut self, mut reconciler: impl Reconcile, stop: impl Future<Output = ()>) {
+        let mut kernel = reconciler.changes();
         let mut timer = interval(PERIOD);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        timer.reset();
         tokio::pin!(stop);
+        self.pass(&mut reconciler).await;
         loop {
-            self.pass(&mut reconciler).await;
             tokio::select! {
                 changed = self.desired.changed() => if changed.is_err() { return },
-                () = kernel_changed.notified() => sleep(BURST).await,
+                Some(query) = self.queries.recv() => {
+                    // Nobody waiting for the answer any more is no error.
+                    let _ = query.send(reconciler.counters());
+                    continue;
+                }
+                Ok(()) = kernel.changed() => {}
                 _ = timer.tick() => {}
                 () = &mut stop => return,
             }
+            self.pass(&mut reconciler).await;
         }
     }
 

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use ipnetwork::Ipv4Network;
 
 use super::{error::Error, spec::NetnsSource};
-use crate::{model::NetnsRef, reconcile::Counters};
+use crate::model::NetnsRef;
 
 /// Reads this host. Nothing here changes it.
 pub trait Host: Send + Sync {
@@ -16,7 +16,4 @@ pub trait Host: Send + Sync {
     /// The network namespace found at `source` now, unless it is the daemon's
     /// own or none.
     fn netns(&self, source: NetnsSource) -> BoxFuture<'_, Result<NetnsRef, Error>>;
-
-    /// The datapath's counters.
-    fn counters(&self) -> BoxFuture<'_, io::Result<Counters>>;
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use ipnetwork::Ipv4Network;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, MutexGuard, mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 pub use self::{
@@ -29,13 +29,13 @@ pub use self::{
     view::{EndpointView, NetworkView, State, StatusView},
 };
 use self::{
-    controller::{Observed, Revision},
+    controller::{CountersQuery, Observed, Revision},
     plan::Plan,
     turns::Turns,
 };
 use crate::{
     model::{Endpoint, Peer},
-    reconcile::EndpointState,
+    reconcile::{Counters, CountersError, EndpointState},
     store::{Change, Contents, Store},
 };
 
@@ -53,6 +53,9 @@ mod view;
 
 /// How long a mutation waits for the kernel to follow, unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long to wait for counters; a pass that takes longer is in trouble.
+const COUNTERS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What stays the same about this daemon while it runs.
 #[derive(Clone, Debug)]
@@ -82,6 +85,7 @@ struct Inner {
     state: Mutex<Contents>,
     desired: watch::Sender<Arc<Revision>>,
     observed: watch::Receiver<Arc<Observed>>,
+    queries: mpsc::Sender<CountersQuery>,
     turns: Turns,
 }
 
@@ -100,6 +104,7 @@ impl Control {
         };
         let (desired, desired_rx) = watch::channel(Arc::new(first));
         let (observed_tx, observed) = watch::channel(Arc::new(Observed::default()));
+        let (queries, queries_rx) = mpsc::channel(16);
         let inner = Inner {
             info,
             started: Instant::now(),
@@ -108,11 +113,13 @@ impl Control {
             state: Mutex::new(contents),
             desired,
             observed,
+            queries,
             turns: Turns::default(),
         };
         let controller = Controller {
             desired: desired_rx,
             observed: observed_tx,
+            queries: queries_rx,
         };
         Ok((
             Self {
@@ -295,6 +302,17 @@ impl Control {
     /// Has the kernel compared again and waits until that is done.
     pub async fn reconcile(&self) -> Result<(), Error> {
         self.follow("reconciling").await
+    }
+
+    /// The datapath's counters; an error if they cannot be read now.
+    pub async fn counters(&self) -> Result<Counters, CountersError> {
+        let (query, answer) = oneshot::channel();
+        let asked = async {
+            self.inner.queries.send(query).await.ok()?;
+            answer.await.ok()
+        };
+        let answered = tokio::time::timeout(COUNTERS_PATIENCE, asked).await;
+        answered.ok().flatten().unwrap_or(Err(CountersError::Busy))
     }
 
     /// Runs a mutation on its own task: it ends even if the caller is dropped.

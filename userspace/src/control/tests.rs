@@ -3,12 +3,11 @@
 use std::{collections::BTreeMap, io, sync::Mutex as StdMutex};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::sync::Notify;
 
 use super::*;
 use crate::{
     model::{Desired, NetnsRef, Network},
-    reconcile::{Counters, Report, Underlay},
+    reconcile::{Report, Underlay},
     store::StoreError,
 };
 
@@ -50,10 +49,6 @@ impl Host for FakeHost {
         }
         .boxed()
     }
-
-    fn counters(&self) -> BoxFuture<'_, io::Result<Counters>> {
-        async { Ok(Counters::default()) }.boxed()
-    }
 }
 
 /// Wires every endpoint but those of containers in `fails`, and hangs while
@@ -91,6 +86,14 @@ impl Reconcile for FakeKernel {
             ..Report::default()
         }
     }
+
+    fn counters(&self) -> Result<Counters, CountersError> {
+        Ok(Counters::default())
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
 }
 
 /// A daemon on `store` that lives as long as the test's runtime.
@@ -105,8 +108,7 @@ async fn daemon(store: &Memory, kernel: FakeKernel) -> Control {
     let (control, controller) = Control::start(info, store, Box::new(FakeHost))
         .await
         .unwrap();
-    let kernel_changed = Arc::new(Notify::new());
-    tokio::spawn(controller.run(kernel, kernel_changed, std::future::pending()));
+    tokio::spawn(controller.run(kernel, std::future::pending()));
     control.ready().await.unwrap();
     control
 }

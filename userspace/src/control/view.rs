@@ -1,6 +1,6 @@
 //! What surfaces show: the stored objects together with how they stand.
 
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use vxplane_common::abi::{OVERHEAD_IPV4, Traffic};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{Desired, Endpoint, Network},
-    reconcile::{Counters, EndpointState, Report, Underlay},
+    reconcile::{Counters, CountersError, EndpointState, Report, Underlay},
 };
 
 /// A network and how it stands.
@@ -86,7 +86,7 @@ impl Control {
         let revision = self.revision();
         let report = self.report();
         let mut problems = report.problems.clone();
-        let counters = self.inner.host.counters().await.unwrap_or_else(|error| {
+        let counters = self.counters().await.unwrap_or_else(|error| {
             problems.push(format!("the datapath's counters cannot be read: {error}"));
             Counters::default()
         });
@@ -113,8 +113,8 @@ impl Control {
     pub async fn with_traffic(
         &self,
         mut views: Vec<EndpointView>,
-    ) -> io::Result<Vec<EndpointView>> {
-        let counters = self.inner.host.counters().await?;
+    ) -> Result<Vec<EndpointView>, CountersError> {
+        let counters = self.counters().await?;
         for view in &mut views {
             let traffic = counters.traffic.get(&view.endpoint.slot);
             view.traffic = Some(traffic.copied().unwrap_or_default());

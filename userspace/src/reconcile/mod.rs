@@ -156,6 +156,9 @@ pub enum CountersError {
     /// Nothing was loaded yet.
     #[error("the datapath is not loaded")]
     NotLoaded,
+    /// The reconcile loop did not answer in time.
+    #[error("the reconcile loop is busy")]
+    Busy,
 }
 
 /// The only writer of this host's kernel state.
