@@ -173,15 +173,15 @@ pub struct Learned {
 }
 
 /// How much a network may still learn. Both fields are updated atomically by
-/// the programs.
+/// the programs, which can do that with 64 bits only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct LearnBudget {
     /// How many more MAC addresses may be learned.
-    pub remaining: u32,
+    pub remaining: u64,
     /// How many packets brought one that was not learned, since the refill. The
     /// first of them raises [`EVENT_LEARN_REFUSED`].
-    pub refused: u32,
+    pub refused: u64,
 }
 
 /// (Network, IPv4 address).
@@ -355,7 +355,7 @@ packed_sizes! {
     FdbKey = 4 + 6 + 2;
     FdbEntry = 4 + 4 + 4 + 4 + 40;
     Learned = 8 + 8 + 4 + 4 + 40;
-    LearnBudget = 4 + 4;
+    LearnBudget = 8 + 8;
     NeighbourKey = 4 + 4;
     Neighbour = 6 + 2;
     Network = 4;

@@ -95,4 +95,6 @@ drop_reasons! {
     Rewrite = 15, "rewrite", "the kernel refused to rewrite the packet";
     /// Nobody to send it to: an unknown destination and an empty flood list.
     NoDestination = 16, "no_destination", "its destination is unknown and the network has nobody else to ask";
+    /// A copy of a flooded frame that the kernel did not take.
+    CopyFailed = 17, "copy_failed", "the kernel could not send a copy of a broadcast or unknown-unicast frame";
 }

@@ -1,9 +1,9 @@
 //! Headers as they stand on the wire: alignment 1, network order, no invariants.
 //! Whoever reads a field decides what to believe.
 
-use crate::types::MacAddr;
+use crate::{abi::OVERHEAD_IPV4, types::MacAddr};
 
-/// EtherTypes, host order.
+/// `EtherType` values, host order.
 pub mod ethertype {
     /// IPv4.
     pub const IPV4: u16 = 0x0800;
@@ -146,6 +146,26 @@ impl Udp {
     }
 }
 
+/// TCP without options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tcp {
+    /// Ports and sequence numbers.
+    pub start: [u8; 12],
+    /// Header length in 32-bit words (4 bits), and reserved bits.
+    pub data_offset: u8,
+    /// Flags, window, checksum and urgent pointer.
+    pub rest: [u8; 7],
+}
+
+impl Tcp {
+    /// Header length in bytes as the header claims it: 0 to 60.
+    #[inline(always)]
+    pub const fn header_len(&self) -> u32 {
+        ((self.data_offset >> 4) as u32) * 4
+    }
+}
+
 /// VXLAN (RFC 7348 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -200,8 +220,23 @@ impl Vxlan {
 
     /// The same network, nothing reserved set.
     #[inline(always)]
+    #[must_use]
     pub const fn without_reserved(&self) -> Self {
         Self::new(self.vni())
+    }
+
+    /// Flags and what is reserved behind them.
+    #[inline(always)]
+    pub const fn first_word(&self) -> [u8; 4] {
+        let [a, b, c] = self.reserved1;
+        [self.flags, a, b, c]
+    }
+
+    /// The VNI and what is reserved behind it.
+    #[inline(always)]
+    pub const fn second_word(&self) -> [u8; 4] {
+        let [a, b, c] = self.vni;
+        [a, b, c, self.reserved2]
     }
 }
 
@@ -242,14 +277,16 @@ pub struct Datagram {
     pub udp: Udp,
 }
 
-/// The beginning of a frame that carries IPv4.
+/// The beginning of a VXLAN packet over IPv4, up to the inner payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct EthIpv4 {
-    /// Ethernet.
+pub struct Tunnelled {
+    /// Outer Ethernet.
     pub eth: Eth,
-    /// IPv4.
-    pub ip: Ipv4,
+    /// Outer IPv4, UDP and VXLAN.
+    pub outer: [u8; 36],
+    /// Inner Ethernet.
+    pub inner: Eth,
 }
 
 /// A frame that carries ARP.
@@ -287,7 +324,9 @@ wire! {
     Vxlan = Vxlan::LEN;
     Arp = 28;
     Datagram = 42;
-    EthIpv4 = 34;
+    Tunnelled = Eth::LEN + OVERHEAD_IPV4;
+    Tcp = 20;
+    [u8; 2] = 2;
     EthArp = 42;
 }
 
