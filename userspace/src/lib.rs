@@ -5,6 +5,8 @@ pub mod docker;
 pub mod doctor;
 pub mod model;
 pub mod mounts;
+pub mod netlink;
 pub mod reconcile;
 pub mod store;
 pub mod surfaces;
+pub mod underlay;

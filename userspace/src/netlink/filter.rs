@@ -1,0 +1,65 @@
+//! BPF filters of a clsact qdisc, where TCX is not used.
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
+
+use super::{Error, Netlink, request};
+
+/// One BPF filter on the ingress of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Where it stands among the filters: lower runs first.
+    pub priority: u16,
+    /// What tells it from others of the same priority.
+    pub handle: u32,
+    /// The name its owner gave it.
+    pub name: String,
+    /// ID of its program.
+    pub program: u32,
+}
+
+fn parse(message: &TcMessage) -> Option<Filter> {
+    let handle = message.header.handle;
+    let mut filter = Filter {
+        // Upper half: priority; lower half: protocol.
+        priority: u16::try_from(message.header.info >> 16).ok()?,
+        handle: (u32::from(handle.major) << 16) | u32::from(handle.minor),
+        name: String::new(),
+        program: 0,
+    };
+    let options = message.attributes.iter().find_map(|a| match a {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    })?;
+    for option in options {
+        match option {
+            TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name.clone_from(name),
+            TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = *id,
+            _ => {}
+        }
+    }
+    (filter.program != 0).then_some(filter)
+}
+
+impl Netlink {
+    /// The BPF filters on the ingress of a device; none where it has no clsact
+    /// qdisc.
+    pub async fn ingress_filters(&self, device: u32) -> Result<Vec<Filter>, Error> {
+        let Ok(index) = i32::try_from(device) else {
+            return Ok(Vec::new());
+        };
+        let get = self.handle.traffic_filter(index).get().ingress();
+        let messages = get.execute().try_collect::<Vec<_>>();
+        let action = || format!("list the filters of the interface with index {device}");
+        match request(action, messages).await {
+            Ok(messages) => Ok(messages.iter().filter_map(parse).collect()),
+            // Without the qdisc, or on a kernel without packet classifiers.
+            Err(error)
+                if error.is(nix::errno::Errno::EINVAL) || error.is(nix::errno::Errno::ENOENT) =>
+            {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

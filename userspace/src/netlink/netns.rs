@@ -1,0 +1,115 @@
+//! Network namespaces other than our own.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::{FsType, fstatfs},
+};
+
+use super::Netlink;
+
+/// `NSFS_MAGIC` of `linux/magic.h`: what namespace files are on.
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// Why a network namespace cannot be worked in.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// There is nothing at its path, or no longer a namespace.
+    #[error("there is no network namespace at {path}")]
+    Gone {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// It could not be opened or entered.
+    #[error("cannot enter the network namespace at {path}")]
+    Enter {
+        /// Where it is.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A network namespace, held open: it lives at least as long as this value.
+#[derive(Debug)]
+pub struct Netns {
+    pub(super) file: File,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Netns {
+    /// Opens the namespace that `path` (a bind mount or `/proc/PID/ns/net`)
+    /// leads to now.
+    pub fn open(path: &Path) -> Result<Self, NetnsError> {
+        let gone = || NetnsError::Gone {
+            path: path.to_owned(),
+        };
+        let enter = |source| NetnsError::Enter {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => gone(),
+            // /proc/PID of a process that is being reaped.
+            _ if error.raw_os_error() == Some(nix::libc::ESRCH) => gone(),
+            _ => enter(error),
+        })?;
+        // An unmounted bind mount leaves an empty file behind.
+        let fs = fstatfs(file.as_fd()).map_err(|error| enter(error.into()))?;
+        if fs.filesystem_type() != NSFS_MAGIC {
+            return Err(gone());
+        }
+        let inode = file.metadata().map_err(enter)?.ino();
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            inode,
+        })
+    }
+
+    /// The number that tells it from other namespaces alive.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// A connection to it. As long as a clone of it lives, so does the namespace.
+    pub async fn connect(&self) -> Result<Netlink, NetnsError> {
+        let enter = |source| NetnsError::Enter {
+            path: self.path.clone(),
+            source,
+        };
+        let file = self.file.try_clone().map_err(enter)?;
+        let runtime = tokio::runtime::Handle::current();
+        // A socket belongs to the namespace of the thread that creates it. A
+        // thread of its own enters and ends, so that none of the runtime's
+        // threads can be left in a foreign namespace.
+        let opened = tokio::task::spawn_blocking(move || {
+            thread::spawn(move || -> io::Result<Netlink> {
+                setns(file, CloneFlags::CLONE_NEWNET)?;
+                let _context = runtime.enter();
+                Netlink::connect()
+            })
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that entered it died")))
+        });
+        opened
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(enter)
+    }
+}
+
+/// The inode of the network namespace that `path` leads to now.
+pub fn inode(path: &Path) -> Result<u64, NetnsError> {
+    Netns::open(path).map(|netns| netns.inode())
+}
