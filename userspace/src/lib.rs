@@ -1,6 +1,7 @@
 //! The daemon, its command line and its surfaces.
 
 pub mod control;
+pub mod datapath;
 pub mod docker;
 pub mod doctor;
 pub mod model;

@@ -1,0 +1,193 @@
+//! Ageing of learned MAC addresses. The programs only ever learn; the daemon
+//! forgets, and sets how much may be learned anew.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::task::AbortHandle;
+use vxplane_common::abi::{
+    FdbEntry, FdbKey, Learned, MAX_LEARNED_PER_NETWORK, Network, Peer, PeerKey,
+};
+
+use super::{Error, Maps, SharedMaps, lock};
+
+/// How long a silent MAC address is remembered, as bridges do by default.
+const MAX_AGE: Duration = Duration::from_mins(5);
+
+/// How often it is looked after. Also how long a network that spent its budget
+/// learns nothing more.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// What decides whether a learned address stays.
+#[derive(Debug)]
+struct Known<'a> {
+    endpoints: &'a BTreeMap<FdbKey, FdbEntry>,
+    peers: &'a BTreeMap<PeerKey, Peer>,
+    /// Since boot.
+    now: Duration,
+}
+
+impl Known<'_> {
+    /// Young enough, not (any more) the address of an endpoint of ours, and
+    /// behind a peer that is reached as it was then.
+    fn keeps(&self, key: &FdbKey, entry: &Learned) -> bool {
+        let age = self.now.saturating_sub(Duration::from_nanos(entry.seen));
+        let peer = self.peers.get(&PeerKey {
+            vni: key.vni,
+            vtep: entry.vtep,
+        });
+        age < MAX_AGE
+            && !self.endpoints.contains_key(key)
+            && peer.is_some_and(|peer| peer.outer == entry.outer && peer.ifindex == entry.ifindex)
+    }
+}
+
+/// How many more addresses each network may learn.
+fn budgets<'a>(
+    networks: &BTreeMap<u32, Network>,
+    learned: impl Iterator<Item = &'a FdbKey>,
+) -> BTreeMap<u32, u32> {
+    let mut budgets: BTreeMap<u32, u32> = networks
+        .keys()
+        .map(|vni| (*vni, MAX_LEARNED_PER_NETWORK))
+        .collect();
+    for key in learned {
+        if let Some(budget) = budgets.get_mut(&key.vni) {
+            *budget = budget.saturating_sub(1);
+        }
+    }
+    budgets
+}
+
+impl Maps {
+    /// Forgets what no longer holds and refills the budgets.
+    pub fn sweep_learned(&mut self) -> Result<(), Error> {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map(Duration::from)
+            .unwrap_or_default();
+        let (endpoints, peers) = (self.fdb.snapshot()?, self.peers.snapshot()?);
+        let known = Known {
+            endpoints: &endpoints,
+            peers: &peers,
+            now,
+        };
+        let mut learned = self.learned.snapshot()?;
+        for (key, _) in learned.extract_if(.., |key, entry| !known.keeps(key, entry)) {
+            self.learned.remove(&key)?;
+        }
+        let networks = self.networks.snapshot()?;
+        for (vni, budget) in budgets(&networks, learned.keys()) {
+            self.learn_budget.put(vni, budget)?;
+        }
+        Ok(())
+    }
+}
+
+/// Sweeps for as long as the task lives.
+pub(super) fn keep_sweeping(maps: SharedMaps) -> AbortHandle {
+    let sweeping = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = lock(&maps).sweep_learned() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot age out learned MAC addresses"
+                );
+            }
+        }
+    });
+    sweeping.abort_handle()
+}
+
+#[cfg(test)]
+mod tests {
+    use vxplane_common::{
+        abi::{FDB_LOCAL, Outer, PEER_LEARN},
+        types::MacAddr,
+    };
+
+    use super::*;
+
+    const VTEP: [u8; 4] = [192, 0, 2, 2];
+
+    fn key(vni: u32, last: u8) -> FdbKey {
+        FdbKey {
+            vni,
+            mac: MacAddr([2, 0, 0, 0, 0, last]),
+            _pad: [0; 2],
+        }
+    }
+
+    fn outer(byte: u8) -> Outer {
+        Outer {
+            ipv4_sum: 0,
+            header: [byte; 36],
+        }
+    }
+
+    fn peers() -> BTreeMap<PeerKey, Peer> {
+        let key = PeerKey { vni: 7, vtep: VTEP };
+        let peer = Peer {
+            flags: PEER_LEARN,
+            ifindex: 3,
+            outer: outer(1),
+        };
+        BTreeMap::from([(key, peer)])
+    }
+
+    fn learned(seen: Duration) -> Learned {
+        Learned {
+            seen: u64::try_from(seen.as_nanos()).unwrap(),
+            vtep: VTEP,
+            ifindex: 3,
+            outer: outer(1),
+        }
+    }
+
+    #[test]
+    fn forgets_the_old_the_local_and_what_is_behind_strangers() {
+        let local = FdbEntry {
+            kind: FDB_LOCAL,
+            ifindex: 9,
+            ipv4: [0; 4],
+            slot: 0,
+            outer: outer(0),
+        };
+        let endpoints = BTreeMap::from([(key(7, 1), local)]);
+        let known = Known {
+            endpoints: &endpoints,
+            peers: &peers(),
+            now: Duration::from_secs(1000),
+        };
+        let fresh = learned(Duration::from_secs(999));
+        assert!(known.keeps(&key(7, 2), &fresh));
+        assert!(known.keeps(&key(7, 2), &learned(Duration::from_secs(701))));
+        assert!(!known.keeps(&key(7, 2), &learned(Duration::from_secs(700))));
+        assert!(!known.keeps(&key(7, 1), &fresh), "an endpoint's address");
+        assert!(
+            !known.keeps(&key(8, 2), &fresh),
+            "not a peer of that network"
+        );
+        let moved = Learned {
+            ifindex: 4,
+            ..fresh
+        };
+        assert!(!known.keeps(&key(7, 2), &moved), "reached another way now");
+        let seen_after_now = learned(Duration::from_secs(1001));
+        assert!(known.keeps(&key(7, 2), &seen_after_now));
+    }
+
+    #[test]
+    fn each_network_has_a_budget_of_its_own() {
+        let networks =
+            BTreeMap::from([(7, Network { flood_len: 0 }), (8, Network { flood_len: 1 })]);
+        let learned = [key(7, 1), key(7, 2), key(9, 1)];
+        let expected = BTreeMap::from([
+            (7, MAX_LEARNED_PER_NETWORK - 2),
+            (8, MAX_LEARNED_PER_NETWORK),
+        ]);
+        assert_eq!(budgets(&networks, learned.iter()), expected);
+    }
+}

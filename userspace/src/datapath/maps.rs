@@ -1,0 +1,125 @@
+//! Typed access to the maps the daemon writes and reads.
+
+use std::{borrow::Borrow, collections::BTreeMap};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
+};
+use vxplane_common::abi::{
+    Counter, DropKey, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, Learned, Neighbour,
+    NeighbourKey, Network, Peer, PeerKey, Traffic, map,
+};
+
+use super::Error;
+
+/// One hash map.
+#[derive(Debug)]
+pub struct Table<K, V> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+}
+
+impl<K: Pod + Ord, V: Pod> Table<K, V> {
+    fn error(&self, source: MapError) -> Error {
+        Error::Map {
+            map: self.name,
+            source,
+        }
+    }
+
+    /// All entries, in the order of their keys.
+    pub fn snapshot(&self) -> Result<BTreeMap<K, V>, Error> {
+        let entries: Result<_, _> = self.map.iter().collect();
+        entries.map_err(|source| self.error(source))
+    }
+
+    /// The keys alone, in no order.
+    pub fn keys(&self) -> Result<Vec<K>, Error> {
+        let keys: Result<_, _> = self.map.keys().collect();
+        keys.map_err(|source| self.error(source))
+    }
+
+    /// Writes one entry, atomically to its readers.
+    pub fn put(&mut self, key: impl Borrow<K>, value: impl Borrow<V>) -> Result<(), Error> {
+        let result = self.map.insert(key, value, 0);
+        result.map_err(|source| self.error(source))
+    }
+
+    /// Removes one entry; that it is gone already is fine.
+    pub fn remove(&mut self, key: &K) -> Result<(), Error> {
+        match self.map.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(source) => Err(self.error(source)),
+        }
+    }
+}
+
+/// The maps, as `abi` documents them.
+#[expect(
+    missing_docs,
+    reason = "each field is the map of its name in `abi::map`"
+)]
+pub struct Maps {
+    pub endpoints: Table<u32, Endpoint>,
+    pub fdb: Table<FdbKey, FdbEntry>,
+    pub learned: Table<FdbKey, Learned>,
+    pub learn_budget: Table<u32, u32>,
+    pub neighbours: Table<NeighbourKey, Neighbour>,
+    pub networks: Table<u32, Network>,
+    pub peers: Table<PeerKey, Peer>,
+    pub flood: Table<FloodKey, FloodTarget>,
+    pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
+    pub(super) traffic: PerCpuArray<MapData, Traffic>,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            endpoints: table(object, map::ENDPOINTS)?,
+            fdb: table(object, map::FDB)?,
+            learned: table(object, map::LEARNED)?,
+            learn_budget: table(object, map::LEARN_BUDGET)?,
+            neighbours: table(object, map::NEIGHBOURS)?,
+            networks: table(object, map::NETWORKS)?,
+            peers: table(object, map::PEERS)?,
+            flood: table(object, map::FLOOD)?,
+            drops: take(object, map::DROPS)?,
+            traffic: take(object, map::TRAFFIC)?,
+        })
+    }
+
+    /// Starts counting the traffic of a slot from 0, for its new endpoint.
+    pub fn clear_traffic(&mut self, slot: u32) -> Result<(), Error> {
+        let error = |source| Error::Map {
+            map: map::TRAFFIC,
+            source,
+        };
+        let values = self.traffic.get(&slot, 0).map_err(error)?;
+        let zeroes = vec![Traffic::default(); values.len()];
+        let zeroes =
+            PerCpuValues::try_from(zeroes).map_err(|source| error(MapError::IoError(source)))?;
+        self.traffic.set(slot, zeroes, 0).map_err(error)
+    }
+}
+
+fn table<K: Pod, V: Pod>(object: &mut Ebpf, name: &'static str) -> Result<Table<K, V>, Error> {
+    Ok(Table {
+        name,
+        map: take(object, name)?,
+    })
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(
+    object: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, Error> {
+    let map = object.take_map(name).ok_or(Error::Missing(name))?;
+    M::try_from(map).map_err(|source| Error::Map { map: name, source })
+}

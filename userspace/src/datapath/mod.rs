@@ -1,0 +1,217 @@
+//! The kernel programs and their maps: the only user of aya.
+//!
+//! Everything that must outlive this process is pinned: maps below
+//! `<bpffs>/maps`, links below `<bpffs>/links`. A daemon that starts takes both
+//! over: it loads its programs upon the pinned maps and swaps them into the
+//! pinned links, one atomic step each.
+
+mod attach;
+mod counters;
+pub mod ethtool;
+mod events;
+pub mod guard;
+mod learned;
+mod maps;
+mod object;
+mod pins;
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aya::{
+    Ebpf,
+    maps::MapError,
+    pin::PinError,
+    programs::{ProgramError, links::LinkError},
+};
+use tokio::task::AbortHandle;
+use vxplane_common::abi::Config;
+
+pub use self::{
+    attach::{Attached, Device, Program, TcMode, tcx_available},
+    maps::{Maps, Table},
+    pins::MapMismatch,
+};
+
+/// Why the datapath is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory on the bpffs could not be used.
+    #[error("cannot use {path}")]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Pinned maps are of another layout.
+    #[error(transparent)]
+    Mismatch(#[from] MapMismatch),
+    /// The embedded object and this daemon do not belong together.
+    #[error("the embedded eBPF object has no {0}; rebuild with `cargo xtask build-ebpf`")]
+    Missing(&'static str),
+    /// The kernel did not take the object.
+    #[error("cannot load the eBPF object")]
+    Load(#[source] Box<aya::EbpfError>),
+    /// The kernel did not take a program.
+    #[error("cannot load the program {program}; `vxplane doctor` says what this kernel lacks")]
+    Verify {
+        /// Which.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach {program} to {device}")]
+    Attach {
+        /// Which.
+        program: &'static str,
+        /// To which device.
+        device: String,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A link could not be pinned or read back.
+    #[error("cannot pin the link {path}")]
+    PinLink {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: PinError,
+    },
+    /// A pinned link could not be used.
+    #[error("cannot use the pinned link {path}; remove it if it is not vxplane's")]
+    Link {
+        /// Its path.
+        path: PathBuf,
+        /// What was wrong with it.
+        #[source]
+        source: LinkError,
+    },
+    /// A map could not be read or written.
+    #[error("cannot access the map {map}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: MapError,
+    },
+    /// Nothing was loaded yet.
+    #[error("the datapath is not loaded")]
+    NotLoaded,
+    /// A background thread died.
+    #[error("loading the eBPF object did not finish")]
+    Interrupted,
+}
+
+/// Shared with whoever reads counters and with the sweeper.
+type SharedMaps = Arc<Mutex<Maps>>;
+
+/// Locks the maps. A panic while they were held leaves nothing half done that
+/// a reconcile would not put right, so poison is ignored.
+fn lock(maps: &Mutex<Maps>) -> MutexGuard<'_, Maps> {
+    maps.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is loaded in the kernel by this process.
+struct Loaded {
+    config: Config,
+    programs: Ebpf,
+    /// Forwards what these programs log.
+    log: Option<AbortHandle>,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            log.abort();
+        }
+    }
+}
+
+/// The programs and maps of one daemon.
+pub struct Datapath {
+    directory: PathBuf,
+    loaded: Option<Loaded>,
+    maps: Option<SharedMaps>,
+    /// Event forwarding and sweeping, which go on across loads.
+    tasks: Vec<AbortHandle>,
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath")
+            .field("directory", &self.directory)
+            .field("config", &self.config())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Datapath {
+    /// The datapath pinned below `directory`, which is on a bpffs.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        for part in ["maps", "links"] {
+            let path = directory.join(part);
+            fs::create_dir_all(&path).map_err(|source| Error::Path { path, source })?;
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            loaded: None,
+            maps: None,
+            tasks: Vec::new(),
+        })
+    }
+
+    /// The constants of the programs this process loaded.
+    pub fn config(&self) -> Option<Config> {
+        self.loaded.as_ref().map(|loaded| loaded.config)
+    }
+
+    /// Loads the programs with `config` upon the pinned maps. They run nowhere
+    /// until they are attached; those attached before run on.
+    pub async fn load(&mut self, config: Config) -> Result<(), Error> {
+        let maps_directory = self.directory.join("maps");
+        // The verifier takes its time; other tasks should not wait for it.
+        let loading = tokio::task::spawn_blocking(move || object::load(&maps_directory, &config));
+        let mut programs = loading.await.map_err(|_| Error::Interrupted)??;
+        let maps = Maps::take(&mut programs)?;
+        let log = events::forward_log(&mut programs);
+        match &self.maps {
+            // The same pinned maps again, by new descriptors.
+            Some(shared) => *lock(shared) = maps,
+            None => {
+                let shared = Arc::new(Mutex::new(maps));
+                self.tasks.extend(events::forward(&mut programs));
+                self.tasks.push(learned::keep_sweeping(shared.clone()));
+                self.maps = Some(shared);
+            }
+        }
+        self.loaded = Some(Loaded {
+            config,
+            programs,
+            log,
+        });
+        Ok(())
+    }
+
+    /// The maps, once loaded.
+    pub fn maps(&self) -> Result<MutexGuard<'_, Maps>, Error> {
+        self.maps.as_deref().map(lock).ok_or(Error::NotLoaded)
+    }
+}

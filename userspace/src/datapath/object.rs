@@ -1,0 +1,44 @@
+//! Loading the embedded object.
+
+use std::path::Path;
+
+use aya::{Ebpf, EbpfLoader, programs::Program as AyaProgram};
+use vxplane_common::abi::Config;
+
+use super::{Error, attach::Program, guard, pins};
+
+/// The programs as `cargo xtask build-ebpf` left them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXPLANE_EBPF_OBJECT"));
+
+/// Loads maps and programs, reusing the maps pinned in `maps`.
+pub(super) fn load(maps: &Path, config: &Config) -> Result<Ebpf, Error> {
+    pins::verify(maps)?;
+    let mut loader = EbpfLoader::new();
+    loader.override_global("CONFIG", config, true);
+    for spec in pins::SPECS {
+        loader.map_pin_path(spec.name, maps.join(spec.name));
+    }
+    let mut programs = loader
+        .load(OBJECT)
+        .map_err(|error| Error::Load(Box::new(error)))?;
+    // Maps this load created must be what the next daemon will look for.
+    pins::verify(maps)?;
+    for program in Program::ALL {
+        load_program(&mut programs, program.name())?;
+    }
+    load_program(&mut programs, guard::PROGRAM)?;
+    Ok(programs)
+}
+
+fn load_program(programs: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    let program = programs.program_mut(name).ok_or(Error::Missing(name))?;
+    let result = match program {
+        AyaProgram::SchedClassifier(program) => program.load(),
+        AyaProgram::Xdp(program) => program.load(),
+        _ => return Err(Error::Missing(name)),
+    };
+    result.map_err(|source| Error::Verify {
+        program: name,
+        source: Box::new(source),
+    })
+}
