@@ -3,10 +3,15 @@
 
 mod bench;
 mod build;
+mod packages;
 mod process;
 mod run;
+mod test;
+mod tidy;
 mod toolchain;
 mod workspace;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -36,20 +41,38 @@ enum Task {
         #[arg(last = true)]
         flags: Vec<String>,
     },
+    /// Prepare this machine and run all tests.
+    Test(test::Options),
+    /// Check format, lints, lengths, licences and docs.
+    Tidy,
     /// Measure vxplane against the kernel's overlay and against none.
     Bench(bench::Options),
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     let workspace = Workspace::find()?;
-    match cli.command {
+    match task {
         Task::BuildEbpf => build::ebpf(&workspace).map(drop),
         Task::Build { debug } => {
             build::ebpf(&workspace)?;
             build::daemon(&workspace, build::Profile::from_debug(debug)).map(drop)
         }
         Task::Run { flags } => run::daemon(&workspace, &flags),
+        Task::Test(options) => test::run(&workspace, &options),
+        Task::Tidy => {
+            build::ebpf(&workspace)?;
+            tidy::run(&workspace)
+        }
         Task::Bench(options) => bench::run(&workspace, &options),
     }
 }

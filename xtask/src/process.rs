@@ -3,7 +3,7 @@
 use std::{
     env,
     fmt::Write as _,
-    os::unix::process::CommandExt as _,
+    fs,
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
@@ -57,10 +57,8 @@ pub(crate) fn stdout_of(command: &mut Command) -> Result<String> {
 pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
-        .process_group(0)
         .spawn()
         .with_context(|| format!("starting `{}`", line(command)))?;
-    let group = Pid::from_raw(i32::try_from(child.id()).context("a process ID beyond i32")?);
     let end = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait()? {
@@ -68,7 +66,7 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > end {
-            killpg(group, Signal::SIGKILL)?;
+            kill_tree(child.id());
             child.wait()?;
             bail!(
                 "`{}` was not done after {} s",
@@ -78,6 +76,31 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Kills a process we started and everything it started. They stay in our own
+/// process group otherwise, so that Ctrl-C reaches them all.
+pub(crate) fn kill_tree(id: u32) {
+    for child in children_of(id) {
+        kill_tree(child);
+    }
+    if let Ok(id) = i32::try_from(id) {
+        // It may have ended by itself meanwhile.
+        let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+    }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| parent_of(*id) == Some(parent)).collect()
+}
+
+fn parent_of(id: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Where the program is, searching `PATH` and where system programs are, which

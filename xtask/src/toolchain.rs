@@ -20,7 +20,7 @@ use crate::{process, workspace::Workspace};
 const LINKER_VERSION: &str = "0.10.4";
 
 /// How long rustup may take for a few megabytes before another source is tried.
-const RUSTUP_LIMIT: Duration = Duration::from_secs(120);
+const RUSTUP_LIMIT: Duration = Duration::from_mins(2);
 
 /// What the eBPF build needs, found or installed.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ const SUITE: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// How long apt may take for one list or one package.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// Where the sources are after [`fetch`].
 pub(super) fn library_below(directory: &Path, release: &str) -> PathBuf {
