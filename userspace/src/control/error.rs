@@ -239,6 +239,11 @@ pub enum Invalid {
         "{0} is the daemon's own network namespace; attaching it would connect the host to its own overlay. Give a container's"
     )]
     NetnsOwn(String),
+    /// An empty list of networks.
+    #[error(
+        "a peer of no network is none: name at least one network, or leave `networks` out to mean all of them"
+    )]
+    NoNetworks,
     /// An address no VTEP can have.
     #[error("{ip} cannot be a peer: it is {what}; give the underlay address of another host")]
     Peer {
@@ -271,7 +276,7 @@ impl Invalid {
             Self::NetnsOrPid | Self::Netns { .. } | Self::ProcessGone(_) | Self::NetnsOwn(_) => {
                 "invalid_netns"
             }
-            Self::Peer { .. } => "invalid_peer",
+            Self::NoNetworks | Self::Peer { .. } => "invalid_peer",
         }
     }
 }

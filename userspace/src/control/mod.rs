@@ -42,6 +42,8 @@ use crate::{
 mod choose;
 mod controller;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 mod host;
 mod ipam;
 mod plan;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{Desired, Endpoint, Network},
-    reconcile::{Counters, CountersError, EndpointState, Report, Underlay},
+    reconcile::{Counters, EndpointState, Report, Underlay},
 };
 
 /// A network and how it stands.
@@ -109,17 +109,15 @@ impl Control {
         }
     }
 
-    /// Fills in what these endpoints sent and were sent.
-    pub async fn with_traffic(
-        &self,
-        mut views: Vec<EndpointView>,
-    ) -> Result<Vec<EndpointView>, CountersError> {
-        let counters = self.counters().await?;
-        for view in &mut views {
+    /// Fills in what these endpoints sent and were sent, if it can be read.
+    pub async fn add_traffic(&self, views: &mut [EndpointView]) {
+        let Ok(counters) = self.counters().await else {
+            return;
+        };
+        for view in views {
             let traffic = counters.traffic.get(&view.endpoint.slot);
             view.traffic = Some(traffic.copied().unwrap_or_default());
         }
-        Ok(views)
     }
 
     pub(super) fn view_network(&self, revision: &Revision, network: &Network) -> NetworkView {

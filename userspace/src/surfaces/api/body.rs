@@ -1,0 +1,96 @@
+//! Request bodies: strict JSON of bounded size, read in bounded time.
+
+use std::{error::Error as _, time::Duration};
+
+use axum::{
+    body::to_bytes,
+    extract::{FromRequest, Request},
+    http::StatusCode,
+};
+use http_body_util::LengthLimitError;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// The largest body taken, in bytes.
+pub(super) const LIMIT: usize = 1024 * 1024;
+/// How long a client may take to send a body.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request body that is exactly a `T`: unknown fields are refused.
+pub(super) struct Strict<T>(pub(super) T);
+
+impl<T, S> FromRequest<S> for Strict<T>
+where
+    T: DeserializeOwned,
+    S: Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let read = to_bytes(request.into_body(), LIMIT);
+        let Ok(read) = tokio::time::timeout(PATIENCE, read).await else {
+            let seconds = PATIENCE.as_secs();
+            let detail = format!("the request body did not arrive within {seconds} s");
+            return Err(Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_too_slow",
+                detail,
+            ));
+        };
+        let bytes = read.map_err(|error| {
+            if error
+                .source()
+                .is_some_and(|source| source.is::<LengthLimitError>())
+            {
+                let detail = format!("the request body is larger than {LIMIT} bytes");
+                return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
+            }
+            let detail = format!("the request body could not be read: {error}");
+            Problem::new(StatusCode::BAD_REQUEST, "body_unreadable", detail)
+        })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Parses a body, naming what is wrong with it and where.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let refuse = |code, detail: String| Err(Problem::new(StatusCode::BAD_REQUEST, code, detail));
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return refuse(
+            "invalid_json",
+            "the request body is empty: send a JSON object".to_owned(),
+        );
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = match serde_path_to_error::deserialize(&mut json) {
+        Ok(value) => value,
+        Err(error) => {
+            let path = error.path().to_string();
+            let inner = error.into_inner();
+            if !inner.is_data() {
+                return refuse(
+                    "invalid_json",
+                    format!("the request body is not JSON: {inner}"),
+                );
+            }
+            // An unknown field is named by the message, and the path ends with it.
+            let at = match path.as_str() {
+                "." => String::new(),
+                _ if inner.to_string().starts_with("unknown field") => String::new(),
+                path => format!("`{path}`: "),
+            };
+            return refuse(
+                "invalid_body",
+                format!("the request body is not as expected: {at}{inner}"),
+            );
+        }
+    };
+    match json.end() {
+        Ok(()) => Ok(value),
+        Err(error) => refuse(
+            "invalid_json",
+            format!("the request body is not JSON: {error}"),
+        ),
+    }
+}

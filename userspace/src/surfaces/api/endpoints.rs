@@ -1,0 +1,298 @@
+//! `/v1/endpoints`
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use vxplane_common::abi::{Counter, Traffic};
+
+use super::{
+    body::Strict,
+    networks::status_of,
+    path::Segment,
+    problem::{Problem, ProblemDto},
+};
+use crate::{
+    control::{
+        AttachSpec, Control, EndpointView, Invalid, NetnsSource, State as Standing, parse_ipv4,
+        parse_mac,
+    },
+    reconcile,
+};
+
+/// A container's interface to be attached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointRequest {
+    /// The network's name.
+    #[schema(example = "blue")]
+    pub network: String,
+    /// Path of the container's network namespace; this or `pid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/run/netns/c1")]
+    pub netns: Option<String>,
+    /// A process in the container; this or `netns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u64>,
+    /// The container; `netns-<inode>` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// The container's name, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The interface inside the container; `eth0` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// Its address; the one it had before or the lowest free one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10.50.0.11")]
+    pub ip: Option<String>,
+    /// Its MAC address; derived from the address if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "02:42:0a:32:00:0b")]
+    pub mac: Option<String>,
+    /// Its tenant or application; `default` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+impl TryFrom<EndpointRequest> for AttachSpec {
+    type Error = Invalid;
+
+    fn try_from(request: EndpointRequest) -> Result<Self, Invalid> {
+        let netns = match (request.netns, request.pid) {
+            (Some(path), None) => NetnsSource::Path(PathBuf::from(path)),
+            (None, Some(pid)) => {
+                let pid = u32::try_from(pid).map_err(|_| Invalid::ProcessGone(pid))?;
+                NetnsSource::Pid(pid)
+            }
+            _ => return Err(Invalid::NetnsOrPid),
+        };
+        Ok(Self {
+            network: request.network,
+            netns,
+            container_id: request.container_id,
+            name: request.name,
+            ifname: request.ifname,
+            ip: request.ip.as_deref().map(parse_ipv4).transpose()?,
+            mac: request.mac.as_deref().map(parse_mac).transpose()?,
+            namespace: request.namespace,
+            labels: request.labels,
+        })
+    }
+}
+
+/// How an endpoint stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointState {
+    /// It is being attached.
+    Pending,
+    /// It works.
+    Ready,
+    /// Its network namespace is gone; its address is kept until it is detached.
+    NamespaceGone,
+    /// It does not work; `message` says why.
+    Failed,
+}
+
+/// Packets and bytes of inner frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Counter)]
+pub struct CounterDto {
+    /// Packets; a GSO super-packet counts as one.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What an endpoint sent and was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Traffic)]
+pub struct TrafficDto {
+    /// From the container.
+    pub egress: CounterDto,
+    /// To the container.
+    pub ingress: CounterDto,
+}
+
+/// One interface of one container in one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Endpoint)]
+pub struct EndpointDto {
+    /// 12 hex digits, derived from container and interface.
+    pub id: String,
+    /// The container's name, if known.
+    pub name: Option<String>,
+    /// The container.
+    pub container_id: String,
+    /// The network's name.
+    pub network: String,
+    /// The network's VXLAN network identifier.
+    pub vni: u32,
+    /// Tenant or application.
+    pub namespace: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The interface inside the container.
+    pub ifname: String,
+    /// Its address with the network's prefix length.
+    #[schema(example = "10.50.0.11/24")]
+    pub ip: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Bytes of an IP packet; null only while the daemon has no underlay.
+    pub mtu: Option<u32>,
+    /// Path of its network namespace.
+    pub netns: String,
+    /// The other end of its veth pair, on the host, once it is there.
+    pub host_ifname: Option<String>,
+    /// How it stands.
+    pub state: EndpointState,
+    /// Why it does not work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What it sent and was sent; null if the datapath cannot be read.
+    pub traffic: Option<TrafficDto>,
+}
+
+impl From<Counter> for CounterDto {
+    fn from(counter: Counter) -> Self {
+        let (packets, bytes) = (counter.packets, counter.bytes);
+        Self { packets, bytes }
+    }
+}
+
+impl From<Traffic> for TrafficDto {
+    fn from(traffic: Traffic) -> Self {
+        let (egress, ingress) = (traffic.egress.into(), traffic.ingress.into());
+        Self { egress, ingress }
+    }
+}
+
+impl From<EndpointView> for EndpointDto {
+    fn from(view: EndpointView) -> Self {
+        let (state, host_ifname, message) = standing(view.state);
+        let (endpoint, network) = (view.endpoint, view.network);
+        Self {
+            id: endpoint.id,
+            name: endpoint.name,
+            container_id: endpoint.container_id,
+            network: endpoint.network,
+            vni: network.vni.get(),
+            namespace: endpoint.namespace,
+            labels: endpoint.labels,
+            ifname: endpoint.ifname,
+            ip: format!("{}/{}", endpoint.ip, network.subnet.prefix()),
+            mac: endpoint.mac.to_string(),
+            mtu: view.mtu,
+            netns: endpoint.netns.path.display().to_string(),
+            host_ifname,
+            state,
+            message,
+            traffic: view.traffic.map(TrafficDto::from),
+        }
+    }
+}
+
+fn standing(state: Standing) -> (EndpointState, Option<String>, Option<String>) {
+    use reconcile::EndpointState as Known;
+    match state {
+        Standing::Pending => (EndpointState::Pending, None, None),
+        Standing::Known(Known::Ready { host_ifname }) => {
+            (EndpointState::Ready, Some(host_ifname), None)
+        }
+        Standing::Known(Known::NamespaceGone) => {
+            let message = "its network namespace is gone; detach it to free its address";
+            (EndpointState::NamespaceGone, None, Some(message.to_owned()))
+        }
+        Standing::Known(Known::Failed(reason)) => (EndpointState::Failed, None, Some(reason)),
+    }
+}
+
+/// All endpoints, by ID.
+#[utoipa::path(
+    get, path = "/v1/endpoints", tag = "endpoints", operation_id = "list_endpoints",
+    responses((status = 200, body = [EndpointDto])),
+)]
+pub(super) async fn list(State(control): State<Control>) -> Json<Vec<EndpointDto>> {
+    let mut views = control.endpoints();
+    control.add_traffic(&mut views).await;
+    Json(views.into_iter().map(EndpointDto::from).collect())
+}
+
+/// Attaches a container's interface, or finds it attached.
+#[utoipa::path(
+    post, path = "/v1/endpoints", tag = "endpoints", operation_id = "attach_endpoint",
+    request_body = EndpointRequest,
+    responses(
+        (status = 201, description = "it is attached and works", body = EndpointDto),
+        (status = 200, description = "it was attached already, and works", body = EndpointDto),
+        (status = 400, description = "the request cannot be meant", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 404, description = "there is no such network", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 409, description = "it contradicts what exists", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 500, description = "it could not be wired and was undone", body = ProblemDto,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn attach(
+    State(control): State<Control>,
+    Strict(request): Strict<EndpointRequest>,
+) -> Result<(StatusCode, Json<EndpointDto>), Problem> {
+    let spec = AttachSpec::try_from(request)?;
+    let (view, created) = control.attach(spec).await?;
+    Ok((status_of(created), shown(&control, view).await))
+}
+
+/// One endpoint, by ID, beginning of an ID, or container name.
+#[utoipa::path(
+    get, path = "/v1/endpoints/{id}", tag = "endpoints", operation_id = "show_endpoint",
+    params(("id" = String, Path, description = "its ID, an unambiguous beginning of it, or its container's name or ID")),
+    responses(
+        (status = 200, body = EndpointDto),
+        (status = 404, description = "there is none", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 409, description = "there are several", body = ProblemDto,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn show(
+    State(control): State<Control>,
+    Segment(text): Segment,
+) -> Result<Json<EndpointDto>, Problem> {
+    let view = control.endpoint(&control.find_endpoint(&text)?)?;
+    Ok(shown(&control, view).await)
+}
+
+/// Detaches an endpoint and frees its address.
+#[utoipa::path(
+    delete, path = "/v1/endpoints/{id}", tag = "endpoints", operation_id = "detach_endpoint",
+    params(("id" = String, Path, description = "its ID, an unambiguous beginning of it, or its container's name or ID")),
+    responses(
+        (status = 204, description = "it is gone"),
+        (status = 404, description = "there is none", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 409, description = "there are several", body = ProblemDto,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn detach(
+    State(control): State<Control>,
+    Segment(text): Segment,
+) -> Result<StatusCode, Problem> {
+    let id = control.find_endpoint(&text)?;
+    control.detach(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn shown(control: &Control, mut view: EndpointView) -> Json<EndpointDto> {
+    control.add_traffic(std::slice::from_mut(&mut view)).await;
+    Json(view.into())
+}

@@ -1,0 +1,194 @@
+//! `/metrics`, for Prometheus.
+
+use std::collections::BTreeMap;
+
+use axum::{extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use vxplane_common::{abi, drop::Direction};
+
+use super::status::names_by_vni;
+use crate::{
+    control::{Control, EndpointView, State as Standing, StatusView},
+    reconcile::{DropCount, EndpointState},
+};
+
+/// The OpenMetrics text format, which Prometheus reads.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NetworkLabels {
+    network: String,
+    vni: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabels {
+    network: String,
+    vni: u32,
+    direction: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    endpoint: String,
+    container: String,
+    network: String,
+    direction: &'static str,
+}
+
+/// Counters and gauges of the daemon and the datapath.
+#[utoipa::path(
+    get, path = "/metrics", tag = "daemon", operation_id = "metrics",
+    responses((status = 200, body = String,
+        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")),
+)]
+pub(super) async fn scrape(State(control): State<Control>) -> impl IntoResponse {
+    let status = control.status().await;
+    let mut endpoints = control.endpoints();
+    control.add_traffic(&mut endpoints).await;
+    let names = names_by_vni(&control);
+
+    let mut registry = Registry::with_prefix("vxplane");
+    register_daemon(&mut registry, &status);
+    register_states(&mut registry, &endpoints);
+    register_drops(&mut registry, &status.counters.drops, &names);
+    register_traffic(&mut registry, &endpoints);
+    register_learned(&mut registry, &status.counters.learned, &names);
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = encode(&mut text, &registry);
+    ([(CONTENT_TYPE, OPENMETRICS)], text)
+}
+
+fn register_daemon(registry: &mut Registry, status: &StatusView) {
+    let build = Family::<BuildLabels, Gauge>::default();
+    let version = env!("CARGO_PKG_VERSION");
+    build.get_or_create(&BuildLabels { version }).set(1);
+    registry.register("build_info", "The version that is running", build);
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = <Gauge>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    let underlay_mtu = status
+        .report
+        .underlay
+        .as_ref()
+        .map_or(0, |underlay| underlay.mtu);
+    gauge(
+        "uptime_seconds",
+        "How long the daemon has been running",
+        status.uptime.as_secs(),
+    );
+    gauge(
+        "problems",
+        "What is not as it should be; see `vxplane status`",
+        status.problems.len() as u64,
+    );
+    gauge("networks", "Networks of this host", status.networks as u64);
+    gauge("peers", "Other VTEPs", status.peers as u64);
+    gauge(
+        "underlay_mtu_bytes",
+        "MTU of the underlay, 0 if there is none",
+        underlay_mtu.into(),
+    );
+}
+
+fn register_states(registry: &mut Registry, endpoints: &[EndpointView]) {
+    let family = Family::<StateLabels, Gauge>::default();
+    for state in ["pending", "ready", "namespace-gone", "failed"] {
+        family.get_or_create(&StateLabels { state }).set(0);
+    }
+    for view in endpoints {
+        let state = match &view.state {
+            Standing::Pending => "pending",
+            Standing::Known(EndpointState::Ready { .. }) => "ready",
+            Standing::Known(EndpointState::NamespaceGone) => "namespace-gone",
+            Standing::Known(EndpointState::Failed(_)) => "failed",
+        };
+        family.get_or_create(&StateLabels { state }).inc();
+    }
+    registry.register("endpoints", "Endpoints of this host by state", family);
+}
+
+fn register_drops(registry: &mut Registry, drops: &[DropCount], names: &BTreeMap<u32, String>) {
+    let packets = Family::<DropLabels, Counter>::default();
+    let bytes = Family::<DropLabels, Counter>::default();
+    for drop in drops {
+        let labels = DropLabels {
+            network: names.get(&drop.vni).cloned().unwrap_or_default(),
+            vni: drop.vni,
+            direction: drop.direction.name(),
+            reason: drop.reason.name(),
+        };
+        packets.get_or_create(&labels).inc_by(drop.count.packets);
+        bytes.get_or_create(&labels).inc_by(drop.count.bytes);
+    }
+    registry.register("drop_packets", "Packets dropped, by reason", packets);
+    registry.register("drop_bytes", "Bytes dropped, by reason", bytes);
+}
+
+fn register_traffic(registry: &mut Registry, endpoints: &[EndpointView]) {
+    let packets = Family::<EndpointLabels, Counter>::default();
+    let bytes = Family::<EndpointLabels, Counter>::default();
+    for view in endpoints {
+        let Some(traffic) = view.traffic else {
+            continue;
+        };
+        let count = |direction: Direction, counter: abi::Counter| {
+            let endpoint = &view.endpoint;
+            let container = endpoint.name.as_ref().unwrap_or(&endpoint.container_id);
+            let labels = EndpointLabels {
+                endpoint: endpoint.id.clone(),
+                container: container.clone(),
+                network: endpoint.network.clone(),
+                direction: direction.name(),
+            };
+            packets.get_or_create(&labels).inc_by(counter.packets);
+            bytes.get_or_create(&labels).inc_by(counter.bytes);
+        };
+        count(Direction::Egress, traffic.egress);
+        count(Direction::Ingress, traffic.ingress);
+    }
+    let help = "as the container sees it";
+    registry.register(
+        "endpoint_packets",
+        format!("Packets of an endpoint, {help}"),
+        packets,
+    );
+    registry.register(
+        "endpoint_bytes",
+        format!("Bytes of an endpoint, {help}"),
+        bytes,
+    );
+}
+
+fn register_learned(
+    registry: &mut Registry,
+    learned: &BTreeMap<u32, u32>,
+    names: &BTreeMap<u32, String>,
+) {
+    let family = Family::<NetworkLabels, Gauge>::default();
+    for (vni, count) in learned {
+        let network = names.get(vni).cloned().unwrap_or_default();
+        family
+            .get_or_create(&NetworkLabels { network, vni: *vni })
+            .set(i64::from(*count));
+    }
+    registry.register("learned_macs", "MAC addresses learned from peers", family);
+}

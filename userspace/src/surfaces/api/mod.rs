@@ -1,0 +1,70 @@
+//! The HTTP API on the unix socket: a thin translator onto [`Control`].
+
+use std::future::Future;
+
+use axum::{
+    Router,
+    routing::{delete, get},
+};
+
+pub use self::{
+    endpoints::{EndpointDto, EndpointRequest, EndpointState, TrafficDto},
+    networks::{NetworkDto, NetworkRequest},
+    peers::{PeerDto, PeerRequest},
+    problem::{Problem, ProblemDto},
+    socket::{Socket, SocketError},
+    status::{CountsDto, DropDto, StatusDto, UnderlayDto},
+};
+use crate::control::Control;
+
+mod body;
+mod endpoints;
+mod metrics;
+mod networks;
+mod openapi;
+mod path;
+mod peers;
+mod problem;
+mod socket;
+mod status;
+#[cfg(test)]
+mod tests;
+
+/// Every route of the API.
+pub fn router(control: Control) -> Router {
+    Router::new()
+        .route("/v1/ping", get(status::ping))
+        .route("/v1/status", get(status::show))
+        .route("/v1/networks", get(networks::list).post(networks::create))
+        .route(
+            "/v1/networks/{name}",
+            get(networks::show).delete(networks::remove),
+        )
+        .route(
+            "/v1/endpoints",
+            get(endpoints::list).post(endpoints::attach),
+        )
+        .route(
+            "/v1/endpoints/{id}",
+            get(endpoints::show).delete(endpoints::detach),
+        )
+        .route("/v1/peers", get(peers::list).post(peers::add))
+        .route("/v1/peers/{ip}", delete(peers::remove))
+        .route("/v1/openapi.json", get(openapi::document))
+        .route("/metrics", get(metrics::scrape))
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .with_state(control)
+}
+
+/// Serves the API until `stop` completes and the requests begun are answered.
+pub async fn serve(
+    socket: Socket,
+    control: Control,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let (listener, _bound) = socket.into_listener()?;
+    axum::serve(listener, router(control))
+        .with_graceful_shutdown(stop)
+        .await
+}

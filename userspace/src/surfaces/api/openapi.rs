@@ -1,0 +1,44 @@
+//! `/v1/openapi.json`
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use super::{endpoints, metrics, networks, peers, problem::ProblemDto, status};
+
+/// The description of the API, gathered from its routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "vxplane",
+        description = "Networks, endpoints and peers of one host. HTTP/1.1 on the unix socket \
+                       `<run-dir>/vxplane.sock`."
+    ),
+    paths(
+        status::ping,
+        status::show,
+        networks::list,
+        networks::create,
+        networks::show,
+        networks::remove,
+        endpoints::list,
+        endpoints::attach,
+        endpoints::show,
+        endpoints::detach,
+        peers::list,
+        peers::add,
+        peers::remove,
+        metrics::scrape,
+        document,
+    ),
+    components(schemas(ProblemDto))
+)]
+struct Api;
+
+/// This description.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "daemon", operation_id = "openapi",
+    responses((status = 200, description = "this document")),
+)]
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Api::openapi())
+}

@@ -1,0 +1,139 @@
+//! The unix socket: there with the right mode or not at all, and one daemon's.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+/// Owner and group may talk to the daemon.
+const MODE: u32 = 0o660;
+
+/// Why the API cannot be served at its path.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A directory or file there cannot be used.
+    #[error("cannot use {path}: {source}")]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another daemon is listening.
+    #[error("a daemon is listening on {0} already; stop it, or give this one its own --run-dir")]
+    InUse(PathBuf),
+    /// Something else is at the path.
+    #[error("{0} exists and is not a socket; move it away, or use another --run-dir")]
+    NotASocket(PathBuf),
+}
+
+/// A bound socket, and the path to remove when it is done.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    bound: Bound,
+}
+
+/// Removes the socket's path when dropped.
+#[derive(Debug)]
+pub(super) struct Bound {
+    path: PathBuf,
+    /// Held as long as the path is this daemon's.
+    _lock: File,
+}
+
+impl Socket {
+    /// Binds `path`, replacing what a daemon that is gone left behind.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| SocketError::Path { path, source }
+        };
+        if let Some(directory) = path.parent() {
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(0o755);
+            builder.create(directory).map_err(at(directory))?;
+        }
+        let lock = lock(path)?;
+        check_free(path)?;
+        // Bound under another name, so that nobody can connect before the mode
+        // is right; the rename also replaces a stale socket in one step.
+        let new = with_suffix(path, ".new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&new).map_err(at(&new))?;
+        fs::set_permissions(&new, Permissions::from_mode(MODE)).map_err(at(&new))?;
+        fs::rename(&new, path).map_err(at(path))?;
+        let bound = Bound {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        Ok(Self { listener, bound })
+    }
+
+    /// For serving within a tokio runtime. The path lives as long as [`Bound`].
+    pub(super) fn into_listener(self) -> io::Result<(tokio::net::UnixListener, Bound)> {
+        self.listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(self.listener)?;
+        Ok((listener, self.bound))
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // A path that somebody removed already is as it should be.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn lock(path: &Path) -> Result<File, SocketError> {
+    let lock = with_suffix(path, ".lock");
+    let at = |source| SocketError::Path {
+        path: lock.clone(),
+        source,
+    };
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(&lock).map_err(at)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(SocketError::InUse(path.to_owned())),
+        Err(fs::TryLockError::Error(source)) => Err(at(source)),
+    }
+}
+
+/// Refuses what must not be replaced: other files, and a socket with a listener
+/// (of a program that does not take our lock).
+fn check_free(path: &Path) -> Result<(), SocketError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(SocketError::Path {
+                path: path.to_owned(),
+                source,
+            });
+        }
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(SocketError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(SocketError::InUse(path.to_owned())),
+        Err(_) => Ok(()),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

@@ -1,0 +1,362 @@
+//! The API against the daemon of [`crate::control::fake`].
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Method, Request, Response, StatusCode, header},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{body, *};
+use crate::control::{
+    AttachSpec, NetworkSpec,
+    fake::{FakeKernel, Memory, daemon},
+};
+
+async fn api() -> Router {
+    router(daemon(&Memory::default(), FakeKernel::default()).await)
+}
+
+async fn send(api: &Router, method: Method, path: &str, body: impl Into<Body>) -> Response<Body> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .body(body.into())
+        .unwrap();
+    api.clone().oneshot(request).await.unwrap()
+}
+
+async fn read(response: Response<Body>) -> (StatusCode, Value) {
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (
+        status,
+        serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+    )
+}
+
+async fn call(api: &Router, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+    read(send(api, method, path, body.to_string()).await).await
+}
+
+#[tokio::test]
+async fn ping_answers_pong() {
+    let response = send(&api().await, Method::GET, "/v1/ping", Body::empty()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(to_bytes(response.into_body(), 10).await.unwrap(), "pong");
+}
+
+#[tokio::test]
+async fn unknown_routes_and_methods_are_problems() {
+    let api = api().await;
+    for (method, path, status, code) in [
+        (Method::GET, "/", 404, "no_such_route"),
+        (Method::GET, "/v1/policies", 404, "no_such_route"),
+        (Method::GET, "/v1/networks/", 404, "no_such_route"),
+        (Method::PUT, "/v1/networks", 405, "method_not_allowed"),
+        (Method::POST, "/v1/status", 405, "method_not_allowed"),
+        (
+            Method::GET,
+            "/v1/peers/192.0.2.2",
+            405,
+            "method_not_allowed",
+        ),
+        (Method::GET, "/v1/networks/%ff", 400, "invalid_path"),
+        (
+            Method::GET,
+            "/v1/networks/no%2Fsuch%20one",
+            404,
+            "network_not_found",
+        ),
+    ] {
+        let response = send(&api, method.clone(), path, Body::empty()).await;
+        let content_type = response.headers()[header::CONTENT_TYPE].clone();
+        assert_eq!(content_type, "application/problem+json", "{method} {path}");
+        assert_eq!(
+            response.headers().contains_key(header::ALLOW),
+            status == 405,
+            "{path}"
+        );
+        let (got, problem) = read(response).await;
+        assert_eq!(
+            (got.as_u16(), &problem["code"]),
+            (status, &json!(code)),
+            "{method} {path}"
+        );
+        assert_eq!(problem["status"], json!(status));
+    }
+}
+
+#[tokio::test]
+async fn networks_are_made_once_and_shown_whole() {
+    let api = api().await;
+    let body = json!({"name": "blue", "subnet": "10.9.0.0/24", "vni": 77});
+    let (status, made) = call(&api, Method::POST, "/v1/networks", body.clone()).await;
+    let expected = json!({
+        "name": "blue", "vni": 77, "subnet": "10.9.0.0/24", "gateway": "10.9.0.1",
+        "mtu": 1450, "internal": false, "endpoints": 0,
+    });
+    assert_eq!((status, &made), (StatusCode::CREATED, &expected));
+    assert_eq!(
+        call(&api, Method::POST, "/v1/networks", body).await,
+        (StatusCode::OK, made)
+    );
+    let (status, all) = call(&api, Method::GET, "/v1/networks", Value::Null).await;
+    assert_eq!((status, all), (StatusCode::OK, json!([expected])));
+    let (status, _) = call(&api, Method::DELETE, "/v1/networks/blue", Value::Null).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let (status, _) = call(&api, Method::DELETE, "/v1/networks/blue", Value::Null).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_meant_are_refused_with_the_reason() {
+    let api = api().await;
+    for (body, code, fragment) in [
+        ("", "invalid_json", "empty"),
+        ("{", "invalid_json", "EOF"),
+        ("{} {}", "invalid_body", "missing field `name`"),
+        (r#"{"name":"a"} x"#, "invalid_json", "trailing"),
+        ("[]", "invalid_body", "invalid"),
+        ("null", "invalid_body", "null"),
+        (
+            r#"{"name":"a","colour":1}"#,
+            "invalid_body",
+            "unknown field `colour`",
+        ),
+        (
+            r#"{"name":"a","name":"b"}"#,
+            "invalid_body",
+            "duplicate field `name`",
+        ),
+        (r#"{"name":7}"#, "invalid_body", "`name`: "),
+        (r#"{"name":"a","vni":"7"}"#, "invalid_body", "`vni`: "),
+        (r#"{"name":"a","vni":-1}"#, "invalid_body", "`vni`: "),
+        (r#"{"name":"a","vni":1.5}"#, "invalid_body", "`vni`: "),
+        (r#"{"name":"a","vni":0}"#, "invalid_vni", "1 to 16777215"),
+        (
+            r#"{"name":"a","vni":16777216}"#,
+            "invalid_vni",
+            "1 to 16777215",
+        ),
+        (
+            r#"{"name":"a","mtu":99999999999}"#,
+            "invalid_mtu",
+            "99999999999",
+        ),
+        (r#"{"name":"a","mtu":1451}"#, "invalid_mtu", "at most 1450"),
+        (r#"{"name":"a b"}"#, "invalid_name", "`a b`"),
+        (
+            r#"{"name":"a","subnet":"10.50.0.7/24"}"#,
+            "invalid_subnet",
+            "10.50.0.0/24",
+        ),
+        (
+            r#"{"name":"a","subnet":"fd00::/64"}"#,
+            "ipv6_not_supported",
+            "IPv6",
+        ),
+        (
+            r#"{"name":"a","subnet":"10.9.0.0/24","gateway":"10.8.0.1"}"#,
+            "invalid_gateway",
+            "10.9.0.0/24",
+        ),
+    ] {
+        let response = send(&api, Method::POST, "/v1/networks", body).await;
+        let (status, problem) = read(response).await;
+        assert_eq!(
+            (status.as_u16(), &problem["code"]),
+            (400, &json!(code)),
+            "{body}: {problem}"
+        );
+        assert!(
+            problem["detail"].as_str().unwrap().contains(fragment),
+            "{body}: {problem}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn oversized_bodies_are_refused() {
+    let body = vec![b' '; body::LIMIT + 1];
+    let (status, problem) =
+        read(send(&api().await, Method::POST, "/v1/networks", body).await).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(problem["code"], json!("body_too_large"));
+}
+
+#[tokio::test]
+async fn endpoints_are_attached_shown_and_detached() {
+    let api = api().await;
+    call(
+        &api,
+        Method::POST,
+        "/v1/networks",
+        json!({"name": "blue", "subnet": "10.9.0.0/24"}),
+    )
+    .await;
+    let body = json!({
+        "network": "blue", "pid": 7, "container_id": "c1", "name": "web", "ip": "10.9.0.11",
+        "labels": {"app": "shop"},
+    });
+    let (status, made) = call(&api, Method::POST, "/v1/endpoints", body.clone()).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let (status, same) = call(&api, Method::POST, "/v1/endpoints", body).await;
+    assert_eq!((status, &same), (StatusCode::OK, &made));
+    for (key, value) in [
+        ("name", json!("web")),
+        ("ip", json!("10.9.0.11/24")),
+        ("mac", json!("02:42:0a:09:00:0b")),
+        ("ifname", json!("eth0")),
+        ("namespace", json!("default")),
+        ("labels", json!({"app": "shop"})),
+        ("netns", json!("/proc/7/ns/net")),
+        ("state", json!("ready")),
+        ("mtu", json!(1450)),
+    ] {
+        assert_eq!(made[key], value, "{key}");
+    }
+    let id = made["id"].as_str().unwrap();
+    for name in [id, &id[..4], "web", "c1"] {
+        let (status, shown) = call(
+            &api,
+            Method::GET,
+            &format!("/v1/endpoints/{name}"),
+            Value::Null,
+        )
+        .await;
+        assert_eq!((status, &shown), (StatusCode::OK, &made), "{name}");
+    }
+    let (status, problem) = call(&api, Method::DELETE, "/v1/networks/blue", Value::Null).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::CONFLICT, &json!("network_in_use"))
+    );
+    assert!(
+        problem["detail"].as_str().unwrap().contains(id),
+        "{problem}"
+    );
+    let (status, _) = call(&api, Method::DELETE, "/v1/endpoints/web", Value::Null).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let (status, all) = call(&api, Method::GET, "/v1/endpoints", Value::Null).await;
+    assert_eq!((status, all), (StatusCode::OK, json!([])));
+}
+
+#[tokio::test]
+async fn peers_are_added_listed_and_removed() {
+    let api = api().await;
+    let (status, peer) = call(&api, Method::POST, "/v1/peers", json!({"ip": "192.0.2.2"})).await;
+    let expected =
+        json!({"id": "192.0.2.2", "ip": "192.0.2.2", "networks": [], "all_networks": true});
+    assert_eq!((status, peer), (StatusCode::CREATED, expected.clone()));
+    let (status, all) = call(&api, Method::GET, "/v1/peers", Value::Null).await;
+    assert_eq!((status, all), (StatusCode::OK, json!([expected])));
+    for body in [
+        json!({"ip": "192.0.2.1"}),
+        json!({"ip": "0.0.0.0"}),
+        json!({"ip": "239.1.1.1"}),
+        json!({"ip": "192.0.2.3", "networks": []}),
+    ] {
+        let (status, problem) = call(&api, Method::POST, "/v1/peers", body.clone()).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (StatusCode::BAD_REQUEST, &json!("invalid_peer")),
+            "{body}"
+        );
+    }
+    let (status, _) = call(&api, Method::DELETE, "/v1/peers/192.0.2.2", Value::Null).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let (status, problem) = call(&api, Method::DELETE, "/v1/peers/192.0.2.2", Value::Null).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::NOT_FOUND, &json!("peer_not_found"))
+    );
+}
+
+#[tokio::test]
+async fn the_description_lists_exactly_the_routes() {
+    let (status, document) = call(&api().await, Method::GET, "/v1/openapi.json", Value::Null).await;
+    assert_eq!(status, StatusCode::OK);
+    let paths: Vec<_> = document["paths"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    let api = api().await;
+    for path in &paths {
+        let path = path
+            .replace("{name}", "x")
+            .replace("{id}", "x")
+            .replace("{ip}", "192.0.2.9");
+        // TRACE is on no route, so a route that exists answers 405.
+        let response = send(&api, Method::TRACE, &path, Body::empty()).await;
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+    assert_eq!(paths.len(), 10, "{paths:?}");
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_text() {
+    let response = send(&api().await, Method::GET, "/metrics", Body::empty()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    assert!(
+        text.contains("vxplane_endpoints{state=\"ready\"} 0"),
+        "{text}"
+    );
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("vxplane_"), "{line}");
+    }
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+/// JSON that is often nearly a request.
+fn near_requests() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![
+        "name", "subnet", "gateway", "vni", "mtu", "internal", "network", "netns", "pid", "ip",
+        "mac", "labels", "ifname", "x",
+    ]);
+    let value = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|value| value.to_string()),
+        any::<i64>().prop_map(|value| value.to_string()),
+        any::<f64>().prop_map(|value| json!(value).to_string()),
+        "[ -~]{0,20}".prop_map(|value| json!(value).to_string()),
+        "[0-9]{1,3}\\.[0-9]{1,3}\\.0\\.[0-9]/[0-9]{1,2}".prop_map(|value| json!(value).to_string()),
+        Just("{\"a\":\"b\"}".to_owned()),
+        Just("[[[]]]".to_owned()),
+    ];
+    prop::collection::vec((key, value), 0..6).prop_map(|fields| {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(key, value)| format!("\"{key}\":{value}"))
+            .collect();
+        format!("{{{}}}", fields.join(","))
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_parse_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = body::parse::<NetworkRequest>(&bytes);
+        let _ = body::parse::<EndpointRequest>(&bytes);
+        let _ = body::parse::<PeerRequest>(&bytes);
+    }
+
+    #[test]
+    fn near_requests_become_specs_or_are_refused(text in near_requests()) {
+        if let Ok(request) = body::parse::<NetworkRequest>(text.as_bytes())
+            && let Ok(spec) = NetworkSpec::try_from(request.clone())
+        {
+            prop_assert_eq!(spec.name, request.name);
+            prop_assert!(spec.subnet.is_none_or(|net| net.ip() == net.network()));
+        }
+        if let Ok(request) = body::parse::<EndpointRequest>(text.as_bytes()) {
+            let _ = AttachSpec::try_from(request);
+        }
+    }
+}
