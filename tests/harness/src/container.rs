@@ -91,7 +91,7 @@ impl Container {
 
     /// Pings, one each 5 ms, until told to stop.
     pub fn pinger(&self, to: Ipv4Addr) -> Result<Pinger> {
-        Pinger::start(&self.netns, to, &self.directory)
+        Pinger::start(&self.netns, to)
     }
 
     /// Records what passes a device from now on; `filter` as tcpdump takes it.

@@ -22,6 +22,9 @@ use crate::{
 /// its programs on a loaded machine in a second or two.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// The file in the host's directory that it logs to.
+pub(crate) const LOG: &str = "vxplane.log";
+
 /// How long a command of the user may take.
 const CLI_LIMIT: Duration = Duration::from_secs(30);
 
@@ -295,5 +298,5 @@ fn in_netns(netns: &Path, binary: &Path) -> Command {
 
 fn spawn(binary: &Path, netns: &Path, directory: &Path, arguments: &[String]) -> Result<Running> {
     let mut command = in_netns(netns, binary);
-    Running::start(command.args(arguments), &directory.join("vxplane.log"))
+    Running::start(command.args(arguments), &directory.join(LOG))
 }

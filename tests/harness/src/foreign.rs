@@ -5,19 +5,20 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use crate::{container::Container, host::Host, lab::Lab};
+use crate::{container::Container, host::Host, lab::Lab, names};
 
-/// A kernel bridge with a `vxlan` port, for one network on one host.
+/// One network on a host, by the kernel's `vxlan` device.
 #[derive(Debug)]
 pub struct KernelVxlan<'host> {
     host: &'host Host,
-    containers: std::cell::Cell<u32>,
+    device: String,
+    bridge: String,
     mtu: u32,
 }
 
 impl<'host> KernelVxlan<'host> {
-    /// Makes the bridge `br0` and the device `vx0` on `host`, which floods to
-    /// `peers` and learns from them.
+    /// Makes the device `vx<vni>`, which floods to `peers` and learns from them,
+    /// in the bridge `br<vni>`.
     pub fn new(
         lab: &Lab,
         host: &'host Host,
@@ -25,37 +26,66 @@ impl<'host> KernelVxlan<'host> {
         port: u16,
         peers: &[Ipv4Addr],
     ) -> Result<Self> {
-        let mtu = lab.mtu() - 50;
+        Self::with_options(lab, host, vni, port, peers, "")
+    }
+
+    /// The same, with further options of `ip link add type vxlan`.
+    pub fn with_options(
+        lab: &Lab,
+        host: &'host Host,
+        vni: u32,
+        port: u16,
+        peers: &[Ipv4Addr],
+        options: &str,
+    ) -> Result<Self> {
+        let network = Self {
+            host,
+            device: format!("vx{vni}"),
+            bridge: format!("br{vni}"),
+            mtu: lab.mtu() - 50,
+        };
+        let Self {
+            device,
+            bridge,
+            mtu,
+            ..
+        } = &network;
         let netns = host.netns();
-        netns.ip("link add br0 type bridge mcast_snooping 0")?;
+        netns.ip(&format!("link add {bridge} type bridge mcast_snooping 0"))?;
         netns.ip(&format!(
-            "link add vx0 mtu {mtu} type vxlan id {vni} local {} dev eth0 dstport {port}",
+            "link add {device} mtu {mtu} type vxlan id {vni} local {} dev eth0 dstport {port} {options}",
             host.ip()
         ))?;
-        netns.ip("link set vx0 master br0 up")?;
-        netns.ip(&format!("link set br0 mtu {mtu} up"))?;
+        netns.ip(&format!("link set {device} master {bridge} up"))?;
+        netns.ip(&format!("link set {bridge} mtu {mtu} up"))?;
         for peer in peers {
             netns.run(&format!(
-                "bridge fdb append 00:00:00:00:00:00 dev vx0 dst {peer}"
+                "bridge fdb append 00:00:00:00:00:00 dev {device} dst {peer}"
             ))?;
         }
-        Ok(Self {
-            host,
-            containers: std::cell::Cell::new(0),
-            mtu,
-        })
+        Ok(network)
+    }
+
+    /// The `vxlan` device.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// The bridge.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
     }
 
     /// A container on the bridge, its `eth0` with this address.
     pub fn container(&self, lab: &Lab, name: &str, ip: Ipv4Addr, prefix: u8) -> Result<Container> {
         let container = lab.container(name)?;
-        let port = format!("c{}", self.containers.replace(self.containers.get() + 1));
+        let port = format!("c{}", names::number());
         container
             .netns()
             .join("eth0", self.host.netns(), &port, self.mtu)?;
         self.host
             .netns()
-            .ip(&format!("link set {port} master br0"))?;
+            .ip(&format!("link set {port} master {}", self.bridge))?;
         container.netns().address("eth0", ip, prefix)?;
         Ok(container)
     }

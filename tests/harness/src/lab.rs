@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{container::Container, host::Host, names, netns::Netns};
+use crate::{container::Container, daemon, host::Host, names, netns::Netns};
 
 /// The underlay: `10.99.0.0/24`, the switch has `.1`, hosts from `.11` on.
 const UNDERLAY: [u8; 3] = [10, 99, 0];
@@ -25,6 +25,7 @@ pub struct Lab {
     directory: PathBuf,
     mtu: u32,
     hosts: AtomicU8,
+    shows_logs: bool,
 }
 
 impl Lab {
@@ -44,12 +45,19 @@ impl Lab {
             directory,
             mtu,
             hosts: AtomicU8::new(0),
+            shows_logs: false,
         };
         lab.switch
             .ip("link add underlay type bridge mcast_snooping 0")?;
         lab.switch.ip(&format!("link set underlay mtu {mtu} up"))?;
         lab.switch.address("underlay", gateway(), UNDERLAY_PREFIX)?;
         Ok(lab)
+    }
+
+    /// Prints at the end what the daemons logged. The test harness of Rust shows
+    /// it where a test failed.
+    pub fn show_logs(&mut self) {
+        self.shows_logs = true;
     }
 
     /// A host with `eth0` on the switch, an address and a default route.
@@ -97,6 +105,17 @@ impl Lab {
     }
 }
 
+/// Prints the logs of all daemons.
+fn show_logs(lab: &Path) {
+    for host in fs::read_dir(lab).into_iter().flatten().flatten() {
+        let log = host.path().join(daemon::LOG);
+        if let Ok(text) = fs::read_to_string(&log) {
+            eprintln!("--- the daemon on {}:", host.file_name().display());
+            eprint!("{text}");
+        }
+    }
+}
+
 /// The switch's own address.
 fn gateway() -> Ipv4Addr {
     let [a, b, c] = UNDERLAY;
@@ -105,6 +124,9 @@ fn gateway() -> Ipv4Addr {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if self.shows_logs {
+            show_logs(&self.directory);
+        }
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             eprintln!(
                 "the directory {} stays behind: {error}",

@@ -10,15 +10,19 @@
 
 mod api;
 mod capture;
+mod checksum;
 mod container;
 mod daemon;
+mod datagrams;
 mod foreign;
+pub mod frame;
 mod host;
 mod iperf;
 mod lab;
 mod names;
 mod netns;
 mod ovs;
+mod packet_socket;
 mod ping;
 mod process;
 mod transfer;
@@ -26,14 +30,17 @@ mod transfer;
 pub use crate::{
     api::Response,
     capture::{Capture, Packet},
+    checksum::internet_checksum,
     container::Container,
     daemon::{Daemon, DaemonOptions, Endpoint, vxplane_binary},
+    datagrams::echo,
     foreign::KernelVxlan,
     host::Host,
     iperf::{Iperf, IperfReport},
     lab::Lab,
     netns::Netns,
     ovs::OpenVswitch,
+    packet_socket::PacketSocket,
     ping::{Ping, PingReport, Pinger},
     process::{Finished, Running, finish_within},
     transfer::{Transfer, transfer},

@@ -25,9 +25,13 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// `vxt<pid>-<counter>-<what>`.
 pub(crate) fn unique(what: &str) -> String {
+    format!("{PREFIX}{}-{}-{what}", process::id(), number())
+}
+
+/// A number this process has not used before.
+pub(crate) fn number() -> u32 {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    format!("{PREFIX}{}-{number}-{what}", process::id())
+    COUNTER.fetch_add(1, Ordering::Relaxed)
 }
 
 /// A directory for files under this unique name.

@@ -2,7 +2,6 @@
 //! user space, so that it needs no kernel module.
 
 use std::{
-    cell::Cell,
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -16,6 +15,7 @@ use crate::{
     container::Container,
     host::Host,
     lab::{Lab, UNDERLAY_PREFIX},
+    names,
     process::{Running, finish_within},
 };
 
@@ -30,7 +30,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub struct OpenVswitch<'host> {
     host: &'host Host,
     directory: PathBuf,
-    containers: Cell<u32>,
     mtu: u32,
     // Ended in this order: the switch before its database.
     switch: Option<Running>,
@@ -50,11 +49,9 @@ impl<'host> OpenVswitch<'host> {
         let directory = host.directory().join("ovs");
         fs::create_dir(&directory).with_context(|| format!("creating {}", directory.display()))?;
         let mtu = lab.mtu() - 50;
-        let containers = Cell::new(0);
         let mut ovs = Self {
             host,
             directory,
-            containers,
             mtu,
             switch: None,
             database: None,
@@ -76,7 +73,7 @@ impl<'host> OpenVswitch<'host> {
     /// A container on the switch, its `eth0` with this address.
     pub fn container(&self, lab: &Lab, name: &str, ip: Ipv4Addr, prefix: u8) -> Result<Container> {
         let container = lab.container(name)?;
-        let port = format!("c{}", self.containers.replace(self.containers.get() + 1));
+        let port = format!("c{}", names::number());
         container
             .netns()
             .join("eth0", self.host.netns(), &port, self.mtu)?;
@@ -113,7 +110,7 @@ impl<'host> OpenVswitch<'host> {
     }
 
     fn start_switch(&mut self) -> Result<()> {
-        let control = self.directory.join("vswitchd.ctl");
+        let control = self.control();
         let mut command = self.command("ovs-vswitchd");
         command
             .arg(format!("unix:{}", self.socket().display()))
@@ -140,13 +137,29 @@ impl<'host> OpenVswitch<'host> {
         self.directory.join("db.sock")
     }
 
-    fn vsctl(&self, arguments: &str) -> Result<()> {
+    /// Runs `ovs-vsctl` on this switch, with arguments split at spaces.
+    pub fn vsctl(&self, arguments: &str) -> Result<()> {
         let mut command = self.command("ovs-vsctl");
         command
             .arg(format!("--db=unix:{}", self.socket().display()))
             .arg(format!("--timeout={}", LIMIT.as_secs()))
             .args(arguments.split_whitespace());
         finish_within(&mut command, LIMIT * 2)?.success().map(drop)
+    }
+
+    /// The MAC addresses it knows in its network, as `ovs-appctl fdb/show` prints
+    /// them.
+    pub fn learned(&self) -> Result<String> {
+        let mut command = self.command("ovs-appctl");
+        command
+            .arg("-t")
+            .arg(self.control())
+            .args(["fdb/show", "br-int"]);
+        Ok(finish_within(&mut command, LIMIT)?.success()?.stdout)
+    }
+
+    fn control(&self) -> PathBuf {
+        self.directory.join("vswitchd.ctl")
     }
 
     fn command(&self, program: &str) -> Command {

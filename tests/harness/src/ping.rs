@@ -1,31 +1,46 @@
-//! Pings that count what was lost.
+//! Pings that count what was lost, and when.
 
 use std::{
-    collections::BTreeSet, fmt, net::Ipv4Addr, path::Path, process::Command, time::Duration,
+    collections::BTreeMap,
+    fmt,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, sockopt};
 
-use crate::{
-    names,
-    netns::Netns,
-    process::{Running, finish_within},
-};
+use crate::{checksum::internet_checksum, names, netns::Netns};
 
-/// How pings are spaced, in seconds.
-const SPACING: &str = "0.005";
+/// How pings are spaced.
+const SPACING: Duration = Duration::from_millis(5);
 
-/// How much longer than usual ping takes when nobody answers ARP.
-const UNREACHABLE_LIMIT: Duration = Duration::from_secs(20);
+/// Sequence numbers are 16 bits: with more pings they would start again.
+const MOST: u32 = 65_535;
+
+/// How often a blocked receiver looks whether it is over.
+const LOOK: Duration = Duration::from_millis(20);
+
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REPLY: u8 = 0;
+
+/// Bytes of the ICMP echo header.
+const ICMP_HEADER: usize = 8;
 
 /// A number of pings, one each 5 ms.
 #[derive(Clone, Copy, Debug)]
 pub struct Ping {
     to: Ipv4Addr,
+    from: Option<Ipv4Addr>,
     count: u32,
-    size: u32,
-    dont_fragment: bool,
+    size: usize,
     patience: Duration,
 }
 
@@ -34,32 +49,33 @@ impl Ping {
     pub fn new(to: Ipv4Addr) -> Self {
         Self {
             to,
+            from: None,
             count: 10,
             size: 56,
-            dont_fragment: false,
             patience: Duration::from_secs(2),
         }
     }
 
-    /// How many.
+    /// From this address of the sender's.
+    #[must_use]
+    pub fn from(self, from: Ipv4Addr) -> Self {
+        Self {
+            from: Some(from),
+            ..self
+        }
+    }
+
+    /// How many, at most 65,535.
     #[must_use]
     pub fn count(self, count: u32) -> Self {
         Self { count, ..self }
     }
 
-    /// Bytes of payload; with 8 of ICMP and 20 of IPv4 that makes the packet.
+    /// Bytes of payload; with 8 of ICMP and 20 of IPv4 that makes the packet. The
+    /// kernel sends what fits into the MTU with the DF bit, and fragments more.
     #[must_use]
-    pub fn size(self, size: u32) -> Self {
+    pub fn size(self, size: usize) -> Self {
         Self { size, ..self }
-    }
-
-    /// With the DF bit, and not to be fragmented by the sender either.
-    #[must_use]
-    pub fn dont_fragment(self) -> Self {
-        Self {
-            dont_fragment: true,
-            ..self
-        }
     }
 
     /// How long to wait for the last answers.
@@ -68,35 +84,189 @@ impl Ping {
         Self { patience, ..self }
     }
 
-    pub(crate) fn run(self, from: &Netns) -> Result<PingReport> {
-        let mut command = from.command("ping");
-        command
-            .args(["-n", "-i", SPACING, "-c", &self.count.to_string()])
-            .args(["-s", &self.size.to_string()])
-            .args(["-W", &self.patience.as_secs_f64().to_string()]);
-        if self.dont_fragment {
-            command.args(["-M", "do"]);
-        }
-        // A neighbour that does not answer stops ping for seconds now and then.
-        let limit = Duration::from_millis(u64::from(self.count) * 20) + self.patience * 2;
-        let done = finish_within(command.arg(self.to.to_string()), limit + UNREACHABLE_LIMIT)?;
-        PingReport::parse(&done.stdout)
-            .with_context(|| format!("ping said:\n{}{}", done.stdout, done.stderr))
+    /// Sends them all and waits until every one is answered or patience ends.
+    pub fn run(self, netns: &Netns) -> Result<PingReport> {
+        self.start(netns)?.finish(|| false)
     }
+
+    fn start(self, netns: &Netns) -> Result<Run> {
+        ensure!(self.count <= MOST, "at most {MOST} pings");
+        let socket = netns
+            .enter(|| self.open())?
+            .with_context(|| format!("opening an ICMP socket towards {}", self.to))?;
+        let echo = Echo {
+            // Several pingers of this process may share a network namespace.
+            id: u16::try_from(names::number() % u32::from(u16::MAX))?,
+            size: self.size,
+        };
+        Ok(Run {
+            ping: self,
+            socket,
+            echo,
+        })
+    }
+
+    /// A raw ICMP socket; std drives it as it does any datagram socket.
+    fn open(&self) -> Result<UdpSocket> {
+        let socket: OwnedFd = nix::sys::socket::socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::Icmp,
+        )?;
+        setsockopt(&socket, sockopt::RcvBuf, &(4 << 20))?;
+        let socket = UdpSocket::from(socket);
+        if let Some(from) = self.from {
+            bind(&socket, from)?;
+        }
+        socket.connect(SocketAddrV4::new(self.to, 0))?;
+        socket.set_read_timeout(Some(LOOK))?;
+        Ok(socket)
+    }
+}
+
+fn bind(socket: &UdpSocket, address: Ipv4Addr) -> Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let address = nix::sys::socket::SockaddrIn::from(SocketAddrV4::new(address, 0));
+    nix::sys::socket::bind(socket.as_raw_fd(), &address)
+        .with_context(|| format!("sending from {address}"))
+}
+
+/// The ICMP messages of one run.
+#[derive(Clone, Copy, Debug)]
+struct Echo {
+    id: u16,
+    size: usize,
+}
+
+impl Echo {
+    fn message(self, kind: u8, sequence: u16) -> Vec<u8> {
+        let mut message = vec![kind, 0, 0, 0];
+        message.extend(self.id.to_be_bytes());
+        message.extend(sequence.to_be_bytes());
+        let first = sequence.to_le_bytes()[0];
+        message.extend((0..self.size).map(|at| first.wrapping_add(at.to_le_bytes()[0])));
+        let checksum = internet_checksum(&message);
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        message
+    }
+
+    /// The sequence number of an answer of ours; an error if it is one but not
+    /// byte for byte what it should be.
+    fn answered(self, packet: &[u8]) -> Result<Option<u16>> {
+        let header = usize::from(packet.first().copied().unwrap_or_default() & 0x0f) * 4;
+        let Some(message) = packet
+            .get(header..)
+            .filter(|icmp| icmp.len() >= ICMP_HEADER)
+        else {
+            return Ok(None);
+        };
+        if message[0] != ECHO_REPLY || message[4..6] != self.id.to_be_bytes() {
+            return Ok(None);
+        }
+        let sequence = u16::from_be_bytes([message[6], message[7]]);
+        ensure!(
+            message == self.message(ECHO_REPLY, sequence),
+            "the answer to ping {sequence} differs from what was sent"
+        );
+        Ok(Some(sequence))
+    }
+}
+
+struct Run {
+    ping: Ping,
+    socket: UdpSocket,
+    echo: Echo,
+}
+
+impl Run {
+    /// Sends until all are sent or `stop` says so, then waits for the answers.
+    fn finish(self, stop: impl Fn() -> bool) -> Result<PingReport> {
+        let total = OnceLock::new();
+        thread::scope(|scope| {
+            let receiver = scope.spawn(|| self.receive(&total));
+            let sent = self.send(stop);
+            // The receiver is told also if sending failed, or it would not end.
+            let _ = total.set(sent.as_ref().map_or(0, Vec::len));
+            let answers = receiver
+                .join()
+                .map_err(|_| anyhow!("the receiver panicked"))?;
+            Ok(PingReport::new(&sent?, &answers?))
+        })
+    }
+
+    fn send(&self, stop: impl Fn() -> bool) -> Result<Vec<Instant>> {
+        let start = Instant::now();
+        let mut sent = Vec::new();
+        for number in 0..self.ping.count {
+            let due = start + SPACING * number;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if stop() {
+                break;
+            }
+            let message = self.echo.message(ECHO_REQUEST, u16::try_from(number)?);
+            sent.push(Instant::now());
+            match self.socket.send(&message) {
+                Ok(_) => {}
+                // An earlier ping met an ICMP error, or no neighbour answers.
+                // This one will then have no answer, which is what counts.
+                Err(error) if is_unreachable(error.kind()) => {}
+                Err(error) => bail!("sending ping {number} to {}: {error}", self.ping.to),
+            }
+        }
+        Ok(sent)
+    }
+
+    fn receive(&self, total: &OnceLock<usize>) -> Result<BTreeMap<u16, Vec<Instant>>> {
+        let mut buffer = vec![0; 65_536];
+        let mut answers: BTreeMap<u16, Vec<Instant>> = BTreeMap::new();
+        let mut all_sent: Option<Instant> = None;
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => {
+                    if let Some(sequence) = self.echo.answered(&buffer[..length])? {
+                        answers.entry(sequence).or_default().push(Instant::now());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if is_unreachable(error.kind()) => {}
+                Err(error) => bail!("receiving answers from {}: {error}", self.ping.to),
+            }
+            let Some(total) = total.get() else { continue };
+            let waited = all_sent.get_or_insert_with(Instant::now).elapsed();
+            // Duplicates come right behind: a short wait shows them.
+            let enough = if answers.len() < *total {
+                self.ping.patience
+            } else {
+                LOOK
+            };
+            if waited >= enough {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+fn is_unreachable(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::ConnectionRefused
+    )
 }
 
 /// What became of a number of pings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PingReport {
     /// Requests sent.
-    pub sent: u32,
+    pub sent: usize,
     /// Different requests answered.
-    pub received: u32,
+    pub received: usize,
     /// Answers beyond the first to a request.
-    pub duplicates: u32,
-    /// Sequence numbers that were never answered, without the last one of an
-    /// interrupted [`Pinger`], whose answer was still on its way.
-    pub lost: Vec<u32>,
+    pub duplicates: usize,
+    /// When those that were never answered were sent, counted from the first.
+    pub lost: Vec<Duration>,
+    /// Half of the answers took no longer than this.
+    pub median: Option<Duration>,
 }
 
 impl PingReport {
@@ -105,44 +275,27 @@ impl PingReport {
         self.lost.is_empty() && self.received > 0 && self.duplicates == 0
     }
 
-    fn parse(printed: &str) -> Result<Self> {
-        let summary = printed
-            .lines()
-            .find(|line| line.contains("packets transmitted"))
-            .context("ping printed no summary")?;
-        let sent = summary
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .parse()?;
-        let answers = printed.lines().filter(|line| line.contains("bytes from"));
-        let mut answered = BTreeSet::new();
+    fn new(sent: &[Instant], answers: &BTreeMap<u16, Vec<Instant>>) -> Self {
+        let mut times = Vec::new();
+        let mut lost = Vec::new();
         let mut duplicates = 0;
-        for line in answers {
-            let (_, after) = line
-                .split_once("icmp_seq=")
-                .context("an answer without number")?;
-            let number: u32 = after.split(' ').next().unwrap_or_default().parse()?;
-            duplicates += u32::from(!answered.insert(number));
+        for (number, at) in (0..=u16::MAX).zip(sent) {
+            match answers.get(&number).map(Vec::as_slice) {
+                Some([first, more @ ..]) => {
+                    times.push(first.saturating_duration_since(*at));
+                    duplicates += more.len();
+                }
+                _ => lost.push(at.saturating_duration_since(sent[0])),
+            }
         }
-        let lost = (1..=sent)
-            .filter(|number| !answered.contains(number))
-            .collect();
-        Ok(Self {
-            sent,
-            received: u32::try_from(answered.len())?,
+        times.sort_unstable();
+        Self {
+            sent: sent.len(),
+            received: times.len(),
             duplicates,
             lost,
-        })
-    }
-
-    /// Without the last request, unless it was answered.
-    fn without_unfinished(mut self) -> Self {
-        if self.lost.last() == Some(&self.sent) {
-            self.lost.pop();
-            self.sent -= 1;
+            median: times.get(times.len() / 2).copied(),
         }
-        self
     }
 }
 
@@ -150,72 +303,98 @@ impl fmt::Display for PingReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {} pings answered", self.received, self.sent)?;
         if self.duplicates > 0 {
-            write!(f, ", {} more than once", self.duplicates)?;
+            write!(f, ", {} answers too many", self.duplicates)?;
         }
         match self.lost.as_slice() {
             [] => Ok(()),
-            [first, .., last] => write!(f, ", lost {} between {first} and {last}", self.lost.len()),
-            [only] => write!(f, ", lost number {only}"),
+            [only] => write!(f, ", lost the one after {only:.3?}"),
+            [first, .., last] => write!(
+                f,
+                ", lost {} between {first:.3?} and {last:.3?}",
+                self.lost.len()
+            ),
         }
     }
 }
 
-/// Pings, one each 5 ms, in the background. At most 65,535 of them (5 minutes):
-/// then the sequence numbers start again.
+/// Pings, one each 5 ms, in the background: at most 65,535 of them (5 minutes).
 #[derive(Debug)]
 pub struct Pinger {
-    ping: Running,
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<Result<PingReport>>>,
 }
 
 impl Pinger {
-    pub(crate) fn start(from: &Netns, to: Ipv4Addr, directory: &Path) -> Result<Self> {
-        let log = directory.join(names::unique("ping"));
-        let mut command: Command = from.command("ping");
-        command.args(["-n", "-i", SPACING, &to.to_string()]);
-        let mut ping = Running::start(&mut command, &log)?;
-        ping.wait_until(Duration::from_secs(5), |ping| {
-            ping.log().contains("bytes from")
+    /// Starts after a first ping was answered, so that what is lost later is not
+    /// lost to a network that never worked.
+    pub(crate) fn start(netns: &Netns, to: Ipv4Addr) -> Result<Self> {
+        let first = Ping::new(to).count(1).run(netns)?;
+        ensure!(first.is_lossless(), "the first ping to {to}: {first}");
+        let run = Ping::new(to).count(MOST).start(netns)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = thread::spawn(move || run.finish(|| seen.load(Ordering::Acquire)));
+        Ok(Self {
+            stop,
+            thread: Some(thread),
         })
-        .context("waiting for the first answer")?;
-        Ok(Self { ping })
     }
 
-    /// Stops and counts.
+    /// Stops, waits for the last answers and counts.
     pub fn stop(mut self) -> Result<PingReport> {
-        self.ping.signal(Signal::SIGINT)?;
-        self.ping.wait(Duration::from_secs(5))?;
-        let printed = self.ping.log();
-        let report =
-            PingReport::parse(&printed).with_context(|| format!("ping said:\n{printed}"))?;
-        Ok(report.without_unfinished())
+        self.stop.store(true, Ordering::Release);
+        let thread = self.thread.take().context("stopped before")?;
+        thread.join().map_err(|_| anyhow!("the pinger panicked"))?
+    }
+}
+
+impl Drop for Pinger {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::PingReport;
+    use std::{
+        collections::BTreeMap,
+        time::{Duration, Instant},
+    };
 
-    const PRINTED: &str = "\
-PING 10.50.0.3 (10.50.0.3) 56(84) bytes of data.
-64 bytes from 10.50.0.3: icmp_seq=1 ttl=64 time=0.05 ms
-64 bytes from 10.50.0.3: icmp_seq=3 ttl=64 time=0.05 ms
-64 bytes from 10.50.0.3: icmp_seq=3 ttl=64 time=0.06 ms (DUP!)
-
---- 10.50.0.3 ping statistics ---
-4 packets transmitted, 2 received, +1 duplicates, 50% packet loss, time 15ms
-";
+    use super::{ECHO_REPLY, ECHO_REQUEST, Echo, PingReport};
 
     #[test]
-    fn counts_what_was_lost() {
-        let report = PingReport::parse(PRINTED).unwrap();
+    fn counts_what_was_lost_and_when() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let sent = [at(0), at(5), at(10), at(15)];
+        let answers = BTreeMap::from([(0, vec![at(1)]), (2, vec![at(12), at(13)])]);
+        let report = PingReport::new(&sent, &answers);
         assert_eq!((report.sent, report.received, report.duplicates), (4, 2, 1));
-        assert_eq!(report.lost, [2, 4]);
+        assert_eq!(report.lost, [5, 15].map(Duration::from_millis));
+        assert_eq!(report.median, Some(Duration::from_millis(2)));
         assert!(!report.is_lossless());
+        assert!(PingReport::new(&sent[..1], &answers).is_lossless());
+        assert!(!PingReport::new(&[], &answers).is_lossless());
     }
 
     #[test]
-    fn an_unfinished_last_ping_is_no_loss_but_an_earlier_one_is() {
-        let report = PingReport::parse(PRINTED).unwrap().without_unfinished();
-        assert_eq!((report.sent, report.lost.as_slice()), (3, [2].as_slice()));
+    fn an_answer_is_ours_or_not_or_broken() {
+        let echo = Echo { id: 7, size: 3 };
+        let packet = |message: Vec<u8>| [vec![0x45; 20], message].concat();
+        let answer = packet(echo.message(ECHO_REPLY, 300));
+        assert_eq!(echo.answered(&answer).unwrap(), Some(300));
+        let others = Echo { id: 8, size: 3 };
+        for foreign in [
+            packet(others.message(ECHO_REPLY, 300)),
+            packet(echo.message(ECHO_REQUEST, 300)),
+            answer[..24].to_vec(),
+            Vec::new(),
+        ] {
+            assert_eq!(echo.answered(&foreign).unwrap(), None);
+        }
+        let mut broken = answer;
+        broken[30] ^= 1;
+        assert!(echo.answered(&broken).is_err());
     }
 }
