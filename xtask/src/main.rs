@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod deb;
 mod packages;
 mod process;
 mod run;
@@ -45,6 +46,8 @@ enum Task {
     Test(test::Options),
     /// Check format, lints, lengths, licences and docs.
     Tidy,
+    /// Build the Debian package.
+    Deb,
     /// Measure vxplane against the kernel's overlay and against none.
     Bench(bench::Options),
 }
@@ -73,6 +76,7 @@ fn run(task: Task) -> Result<()> {
             build::ebpf(&workspace)?;
             tidy::run(&workspace)
         }
+        Task::Deb => deb::run(&workspace),
         Task::Bench(options) => bench::run(&workspace, &options),
     }
 }

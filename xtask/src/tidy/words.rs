@@ -16,8 +16,8 @@ const FORBIDDEN: [(&str, &str); 7] = [
     (concat!("<<<<", "<<< "), "an unresolved merge"),
 ];
 
-/// Directories of one person's machine.
-const MACHINE_PATHS: [&str; 4] = ["/home/", "/root/", "/Users/", "/work/"];
+/// Top directories of one person's machine.
+const MACHINE_DIRECTORIES: [&str; 4] = ["home", "root", "Users", "work"];
 
 /// Forbidden words, machine paths and stray white space.
 pub(super) fn check(files: &[File]) -> Vec<String> {
@@ -41,10 +41,8 @@ fn problems_of(line: &str) -> Vec<String> {
             problems.push(format!("“{word}”: {why}"));
         }
     }
-    for path in MACHINE_PATHS
-        .into_iter()
-        .filter(|path| starts_a_path(line, path))
-    {
+    let paths = MACHINE_DIRECTORIES.map(|name| format!("/{name}/"));
+    for path in paths.iter().filter(|path| starts_a_path(line, path)) {
         problems.push(format!("“{path}…” is a path of one machine"));
     }
     if line.ends_with([' ', '\t']) {

@@ -1,0 +1,118 @@
+//! `cargo xtask deb`: the Debian package.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    build::{self, Profile},
+    process,
+    workspace::Workspace,
+};
+
+/// Shells, and where Debian looks for their completions.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "usr/share/bash-completion/completions/vxplane"),
+    ("fish", "usr/share/fish/vendor_completions.d/vxplane.fish"),
+    ("zsh", "usr/share/zsh/vendor-completions/_vxplane"),
+];
+
+/// Files of the repository, and where they go.
+const FILES: [(&str, &str); 4] = [
+    (
+        "packaging/vxplane.service",
+        "usr/lib/systemd/system/vxplane.service",
+    ),
+    (
+        "packaging/debian/copyright",
+        "usr/share/doc/vxplane/copyright",
+    ),
+    ("README.md", "usr/share/doc/vxplane/README.md"),
+    ("CHANGELOG.md", "usr/share/doc/vxplane/changelog"),
+];
+
+/// What dpkg runs when it installs and removes the package.
+const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+
+/// Builds the package and says where it is.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    ensure!(
+        process::find_program("dpkg-deb").is_some(),
+        "dpkg-deb is missing: install the package dpkg, which is there on each Debian system"
+    );
+    build::ebpf(workspace)?;
+    let binary = build::daemon(workspace, Profile::Release)?;
+    let architecture = process::stdout_of(Command::new("dpkg").arg("--print-architecture"))?;
+    let name = format!("vxplane_{}_{}", workspace.version()?, architecture.trim());
+    let tree = workspace.target().join("deb").join(&name);
+    if tree.exists() {
+        fs::remove_dir_all(&tree).with_context(|| format!("removing {}", tree.display()))?;
+    }
+    fill(workspace, &binary, &tree)?;
+    let control = control(workspace, architecture.trim())?;
+    write(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
+    let package = tree.with_file_name(format!("{name}.deb"));
+    let mut dpkg = Command::new("dpkg-deb");
+    dpkg.args(["--root-owner-group", "--build"])
+        .arg(&tree)
+        .arg(&package);
+    process::stdout_of(&mut dpkg)?;
+    println!("{}", package.display());
+    Ok(())
+}
+
+fn fill(workspace: &Workspace, binary: &Path, tree: &Path) -> Result<()> {
+    install(binary, &tree.join("usr/bin/vxplane"), 0o755)?;
+    for (from, to) in FILES {
+        install(&workspace.root().join(from), &tree.join(to), 0o644)?;
+    }
+    for script in SCRIPTS {
+        let from = workspace.root().join("packaging/debian").join(script);
+        install(&from, &tree.join("DEBIAN").join(script), 0o755)?;
+    }
+    for (shell, to) in COMPLETIONS {
+        let script = process::stdout_of(Command::new(binary).args(["completions", shell]))?;
+        write(&tree.join(to), script.as_bytes(), 0o644)?;
+    }
+    Ok(())
+}
+
+fn install(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    write(to, &bytes, mode)
+}
+
+fn write(to: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let directory: PathBuf = to.parent().context("a file without directory")?.into();
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    fs::write(to, bytes).with_context(|| format!("writing {}", to.display()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("setting the mode of {}", to.display()))
+}
+
+fn control(workspace: &Workspace, architecture: &str) -> Result<String> {
+    let printed = process::stdout_of(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
+    let glibc = printed
+        .split_whitespace()
+        .last()
+        .context("getconf named no version of glibc")?;
+    Ok(format!(
+        "Package: vxplane\n\
+         Version: {}\n\
+         Architecture: {architecture}\n\
+         Maintainer: The vxplane authors <vxplane@localhost>\n\
+         Depends: libc6 (>= {glibc}), libgcc-s1, init-system-helpers\n\
+         Suggests: docker.io | docker-ce\n\
+         Section: net\n\
+         Priority: optional\n\
+         Description: container networks over VXLAN, in eBPF\n \
+         Gives containers on many hosts one VXLAN network each, forwarded by eBPF\n \
+         programs: no Open vSwitch, no bridge, no Kubernetes.\n",
+        workspace.version()?
+    ))
+}
