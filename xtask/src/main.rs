@@ -23,7 +23,17 @@ use crate::workspace::Workspace;
 #[command(name = "cargo xtask", version, about)]
 struct Cli {
     #[command(subcommand)]
-    command: Task,
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Task(Task),
+    /// One side of a load that `bench` measures. It runs in other namespaces and
+    /// in a hurry, and asks cargo nothing.
+    #[command(hide = true)]
+    BenchAgent(bench::agent::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,7 +63,11 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let done = match Cli::parse().command {
+        Command::Task(task) => run(task),
+        Command::BenchAgent(options) => bench::agent::run(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

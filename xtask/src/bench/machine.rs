@@ -1,11 +1,7 @@
 //! What was measured on: facts that a report needs so that two of them can be
 //! compared, and how busy the machine is besides us.
 
-use std::{
-    fmt, fs,
-    process::Command,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -21,8 +17,8 @@ pub(crate) struct Machine {
     commit: String,
     /// The load averages over 1, 5 and 15 minutes.
     load: String,
-    /// Seconds since the epoch.
-    started: u64,
+    /// UTC, sortable, fit for a file name.
+    started: String,
 }
 
 impl Machine {
@@ -46,11 +42,15 @@ impl Machine {
             cpus: values("processor").len(),
             commit: commit(workspace)?,
             load: load()?,
-            started: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .context("the clock is before 1970")?
-                .as_secs(),
+            started: process::stdout_of(Command::new("date").args(["-u", "+%Y%m%dT%H%M%SZ"]))?
+                .trim()
+                .to_owned(),
         })
+    }
+
+    /// When this was observed: UTC, sortable, fit for a file name.
+    pub(crate) fn started(&self) -> &str {
+        &self.started
     }
 }
 
@@ -76,8 +76,8 @@ fn commit(workspace: &Workspace) -> Result<String> {
     Ok(process::stdout_of(&mut git)?.trim().to_owned())
 }
 
-/// The three load averages.
-fn load() -> Result<String> {
+/// The three load averages: what else is going on.
+pub(crate) fn load() -> Result<String> {
     let line = read("/proc/loadavg")?;
     Ok(line.split(' ').take(3).collect::<Vec<_>>().join(" "))
 }
@@ -106,6 +106,22 @@ fn busy_ticks(stat: &str) -> Option<u64> {
 
 fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("reading {path}"))
+}
+
+#[cfg(test)]
+impl Machine {
+    /// For tests of what is done with it.
+    pub(crate) fn unknown() -> Self {
+        let unknown = || "unknown".to_owned();
+        Self {
+            kernel: unknown(),
+            processor: unknown(),
+            cpus: 1,
+            commit: unknown(),
+            load: unknown(),
+            started: unknown(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! The kernel's own overlay at its best: a bridge and a vxlan device per host,
+//! forwarding entries known beforehand, nothing learned, no bridge netfilter.
+
+use anyhow::Result;
+
+use super::{Netns, Site, Variant, underlay};
+
+/// Both hosts with one container each.
+pub(super) fn site() -> Result<Site> {
+    let [a, b] = underlay::hosts(Variant::Kernel)?;
+    let client = Netns::create("kernel-ca")?;
+    let server = Netns::create("kernel-cb")?;
+    overlay(&a, &client, 0, 1)?;
+    overlay(&b, &server, 1, 0)?;
+    Ok(Site {
+        variant: Variant::Kernel,
+        client: client.path(),
+        server: server.path(),
+        server_address: underlay::CONTAINERS[1],
+        _daemons: Vec::new(),
+        _namespaces: vec![client, server, a, b],
+    })
+}
+
+fn overlay(host: &Netns, container: &Netns, own: usize, other: usize) -> Result<()> {
+    let mtu = underlay::OVERLAY_MTU;
+    let address = underlay::CONTAINERS[own];
+    let far = underlay::mac(underlay::CONTAINERS[other]);
+    let vtep = underlay::ADDRESSES[other];
+    host.ip(&format!("link add br0 mtu {mtu} type bridge"))?;
+    host.ip(&format!(
+        "link add vx0 mtu {mtu} type vxlan id 42 local {} dev {} dstport 4789 nolearning noudpcsum",
+        underlay::ADDRESSES[own],
+        underlay::DEVICE,
+    ))?;
+    host.ip(&format!(
+        "link add c0 mtu {mtu} type veth peer eth0 mtu {mtu} address {} netns {}",
+        underlay::mac(address),
+        container.name()
+    ))?;
+    for port in ["vx0", "c0"] {
+        host.ip(&format!("link set {port} master br0"))?;
+        host.ip(&format!("link set {port} up"))?;
+    }
+    host.ip("link set br0 up")?;
+    host.bridge(&format!(
+        "fdb replace {far} dev vx0 dst {vtep} self permanent"
+    ))?;
+    host.bridge(&format!("fdb replace {far} dev vx0 master static"))?;
+    container.ip(&format!("address add {address}/24 dev eth0"))?;
+    container.ip("link set eth0 up")?;
+    underlay::know(container, "eth0", underlay::CONTAINERS[other])
+}
