@@ -59,7 +59,14 @@ pub(crate) fn ebpf_cargo(
     subcommand: &str,
 ) -> Command {
     let linker = format!("-Clinker={}", toolchain.linker.display());
-    let flags = [&linker, "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    let flags = [
+        &linker,
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        // 32-bit operations and atomics that return what was there (Linux 5.12).
+        "-Ctarget-cpu=v3",
+    ]
+    .join("\x1f");
     let mut cargo = workspace.cargo(subcommand);
     cargo
         .args([

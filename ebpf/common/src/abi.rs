@@ -173,7 +173,7 @@ pub struct Learned {
 }
 
 /// How much a network may still learn. Both fields are updated atomically by
-/// the programs, which can do that with 64 bits only.
+/// the programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct LearnBudget {

@@ -1,5 +1,9 @@
-//! Headers as they stand on the wire: alignment 1, network order, no invariants.
-//! Whoever reads a field decides what to believe.
+//! Headers as they stand on the wire: network order, no invariants. Whoever reads
+//! a field decides what to believe.
+//!
+//! Their alignment is 2, which is what the kernel gives them: frames begin at an
+//! even address, and every header has an even length. With alignment 1 the BPF
+//! compiler would read each field byte by byte.
 
 use crate::{abi::OVERHEAD_IPV4, types::MacAddr};
 
@@ -27,7 +31,7 @@ pub mod protocol {
 
 /// Ethernet II.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Eth {
     /// Destination.
     pub dst: MacAddr,
@@ -56,7 +60,7 @@ impl Eth {
 
 /// IPv4 without options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Ipv4 {
     /// Version (4 bits) and header length in 32-bit words (4 bits).
     pub version_ihl: u8,
@@ -117,7 +121,7 @@ impl Ipv4 {
 
 /// UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Udp {
     /// Source port.
     pub src: [u8; 2],
@@ -148,7 +152,7 @@ impl Udp {
 
 /// TCP without options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Tcp {
     /// Ports and sequence numbers.
     pub start: [u8; 12],
@@ -168,7 +172,7 @@ impl Tcp {
 
 /// VXLAN (RFC 7348 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Vxlan {
     /// The I bit; all others are reserved.
     pub flags: u8,
@@ -242,7 +246,7 @@ impl Vxlan {
 
 /// ARP for IPv4 over Ethernet (RFC 826).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Arp {
     /// Hardware type: 1 is Ethernet.
     pub hardware: [u8; 2],
@@ -267,7 +271,7 @@ pub struct Arp {
 /// The beginning of every VXLAN packet over IPv4, up to where we know that it
 /// is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Datagram {
     /// Outer Ethernet.
     pub eth: Eth,
@@ -279,7 +283,7 @@ pub struct Datagram {
 
 /// The beginning of a VXLAN packet over IPv4, up to the inner payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct Tunnelled {
     /// Outer Ethernet.
     pub eth: Eth,
@@ -291,7 +295,7 @@ pub struct Tunnelled {
 
 /// A frame that carries ARP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(2))]
 pub struct EthArp {
     /// Ethernet.
     pub eth: Eth,
@@ -304,13 +308,13 @@ pub struct EthArp {
 ///
 /// # Safety
 ///
-/// Implementors are `repr(C)`, of alignment 1, without padding, and valid for
-/// any bytes.
+/// Implementors are `repr(C)`, of alignment 2 at most, without padding, and valid
+/// for any bytes.
 pub unsafe trait Wire: Copy {}
 
 macro_rules! wire {
     ($($ty:ty = $size:expr;)+) => {$(
-        const _: () = assert!(size_of::<$ty>() == $size as usize && align_of::<$ty>() == 1);
+        const _: () = assert!(size_of::<$ty>() == $size as usize && align_of::<$ty>() <= 2);
         // SAFETY: `repr(C)` bytes and byte arrays; the assertion above rules out
         // padding and alignment.
         unsafe impl Wire for $ty {}

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use nix::time::{ClockId, clock_gettime};
 use tokio::task::AbortHandle;
 use vxplane_common::abi::{
-    FdbEntry, FdbKey, Learned, MAX_LEARNED_PER_NETWORK, Network, Peer, PeerKey,
+    FdbEntry, FdbKey, LearnBudget, Learned, MAX_LEARNED_PER_NETWORK, Network, Peer, PeerKey,
 };
 
 use super::{Error, Maps, SharedMaps, lock};
@@ -77,6 +77,10 @@ impl Maps {
         }
         let networks = self.networks.snapshot()?;
         for (vni, budget) in budgets(&networks, learned.keys()) {
+            let budget = LearnBudget {
+                remaining: budget.into(),
+                refused: 0,
+            };
             self.learn_budget.put(vni, budget)?;
         }
         Ok(())

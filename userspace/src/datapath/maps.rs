@@ -7,8 +7,8 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
 };
 use vxplane_common::abi::{
-    Counter, DropKey, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, Learned, Neighbour,
-    NeighbourKey, Network, Peer, PeerKey, Traffic, map,
+    Counter, DropKey, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Learned,
+    Neighbour, NeighbourKey, Network, Peer, PeerKey, Traffic, map,
 };
 
 use super::Error;
@@ -69,7 +69,7 @@ pub struct Maps {
     pub endpoints: Table<u32, Endpoint>,
     pub fdb: Table<FdbKey, FdbEntry>,
     pub learned: Table<FdbKey, Learned>,
-    pub learn_budget: Table<u32, u32>,
+    pub learn_budget: Table<u32, LearnBudget>,
     pub neighbours: Table<NeighbourKey, Neighbour>,
     pub networks: Table<u32, Network>,
     pub peers: Table<PeerKey, Peer>,

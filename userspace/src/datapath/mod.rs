@@ -30,6 +30,7 @@ use aya::{
 use tokio::task::AbortHandle;
 use vxplane_common::abi::Config;
 
+pub use self::object::OBJECT;
 pub use self::{
     attach::{Attached, Device, Program, TcMode, tcx_available},
     maps::{Maps, Table},

@@ -8,13 +8,15 @@ use vxplane_common::abi::Config;
 use super::{Error, attach::Program, guard, pins};
 
 /// The programs as `cargo xtask build-ebpf` left them.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXPLANE_EBPF_OBJECT"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXPLANE_EBPF_OBJECT"));
 
 /// Loads maps and programs, reusing the maps pinned in `maps`.
 pub(super) fn load(maps: &Path, config: &Config) -> Result<Ebpf, Error> {
     pins::verify(maps)?;
+    let log_level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", config, true);
+    loader.override_global(aya_log::LEVEL, &log_level, true);
     for spec in pins::SPECS {
         loader.map_pin_path(spec.name, maps.join(spec.name));
     }
@@ -28,6 +30,18 @@ pub(super) fn load(maps: &Path, config: &Config) -> Result<Ebpf, Error> {
     }
     load_program(&mut programs, guard::PROGRAM)?;
     Ok(programs)
+}
+
+/// What the programs log: as much as the daemon would show of it. What is off
+/// when they are loaded is not in the code that runs.
+fn log_level() -> u8 {
+    use tracing::level_filters::LevelFilter;
+    let level = match LevelFilter::current() {
+        LevelFilter::TRACE => aya_log::Level::Trace,
+        LevelFilter::DEBUG => aya_log::Level::Debug,
+        _ => aya_log::Level::Info,
+    };
+    level as u8
 }
 
 fn load_program(programs: &mut Ebpf, name: &'static str) -> Result<(), Error> {

@@ -100,7 +100,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec::<u32, abi::Endpoint>(map::ENDPOINTS, Kind::Hash, abi::MAX_ENDPOINTS),
     spec::<abi::FdbKey, abi::FdbEntry>(map::FDB, Kind::Hash, abi::MAX_FDB),
     spec::<abi::FdbKey, abi::Learned>(map::LEARNED, Kind::Hash, abi::MAX_LEARNED),
-    spec::<u32, u32>(map::LEARN_BUDGET, Kind::Hash, abi::MAX_NETWORKS),
+    spec::<u32, abi::LearnBudget>(map::LEARN_BUDGET, Kind::Hash, abi::MAX_NETWORKS),
     spec::<abi::NeighbourKey, abi::Neighbour>(map::NEIGHBOURS, Kind::Hash, abi::MAX_FDB),
     spec::<u32, abi::Network>(map::NETWORKS, Kind::Hash, abi::MAX_NETWORKS),
     spec::<abi::PeerKey, abi::Peer>(map::PEERS, Kind::Hash, abi::MAX_PEERS),

@@ -1,0 +1,48 @@
+//! Container → wire. "Egress" is the container's view; the hook is tc ingress of
+//! its host veth.
+
+use vxplane_common::{abi::Endpoint, drop::DropReason};
+
+use crate::{
+    arp, deliver, encap, endpoint,
+    fdb::{self, Target},
+    flood, metrics,
+    packet::Packet,
+    parse::{self, Payload},
+    verdict::{Action, InNetwork as _, Verdict},
+};
+
+/// What a container sends, once it is known which endpoint that is.
+#[inline(always)]
+pub(crate) fn from_container(pkt: &mut Packet) -> Verdict {
+    let source = endpoint::by_ifindex(pkt.ifindex())?;
+    egress(pkt, source).in_network(source.vni)
+}
+
+/// The whole story.
+#[inline(always)]
+fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
+    if pkt.has_vlan_tag() {
+        return Err(DropReason::VlanTag);
+    }
+    let frame = parse::frame(pkt, 0)?;
+    endpoint::check_source(source, &frame)?;
+    if let Payload::Arp(request) = &frame.payload
+        && let Some(neighbour) = arp::answer(source, request)
+    {
+        return arp::reply(pkt, source, neighbour);
+    }
+    match fdb::lookup(source.vni, frame.eth.dst) {
+        Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
+        Target::Local(target) => {
+            metrics::sent(source.slot, pkt);
+            Ok(deliver::to_endpoint(pkt, target))
+        }
+        Target::Remote(vtep) => encap::send(pkt, source, vtep, &frame),
+        Target::Everyone => {
+            let action = flood::from_endpoint(pkt, source.vni)?;
+            metrics::sent(source.slot, pkt);
+            Ok(action)
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Native encapsulation: the outer headers are written here and the packet goes
+//! straight to the underlay device.
+
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use vxplane_common::{
+    abi::Endpoint,
+    drop::DropReason,
+    outer::{self, PerPacket},
+    wire::{Eth, Ipv4, Tcp, Tunnelled, Udp, protocol},
+};
+
+use crate::{
+    config, fallback,
+    fdb::Vtep,
+    metrics,
+    packet::{Headers as _, Packet},
+    parse::{Frame, Payload},
+    verdict::Action,
+};
+
+/// Sends a frame to a VTEP. What cannot be encapsulated here goes by the
+/// kernel's device: no IPv4, too large, or in a tunnel already.
+#[inline(always)]
+pub(crate) fn send(
+    pkt: &mut Packet,
+    source: &Endpoint,
+    vtep: Vtep,
+    frame: &Frame,
+) -> Result<Action, DropReason> {
+    metrics::sent(source.slot, pkt);
+    let Payload::Ipv4(ip) = &frame.payload else {
+        return fallback::send(pkt, source.vni, vtep.address);
+    };
+    let Some(total_len) = native_len(pkt, ip) else {
+        return fallback::send(pkt, source.vni, vtep.address);
+    };
+    // Taken of the inner packet, hence before there is an outer one.
+    let flow_hash = pkt.flow_hash();
+    if pkt.push_room().is_err() {
+        return fallback::send(pkt, source.vni, vtep.address);
+    }
+    let config = config::get();
+    let packet = pkt.at_mut::<Tunnelled>(0).ok_or(DropReason::Rewrite)?;
+    // The kernel has left the inner Ethernet header where the outer one goes,
+    // and `redirect_neigh` will write that.
+    packet.inner = packet.eth;
+    let per_packet = PerPacket {
+        total_len,
+        inner_tos: ip.tos,
+        // SAFETY: takes nothing.
+        id: unsafe { bpf_get_prandom_u32() } as u16,
+        source_port: outer::source_port(
+            flow_hash,
+            config.source_port_min,
+            config.source_port_range,
+        ),
+    };
+    vtep.outer.write(&mut packet.outer, per_packet);
+    Ok(pkt.redirect_neigh(vtep.ifindex))
+}
+
+/// The outer total length, if all that the frame becomes fits the underlay.
+#[inline(always)]
+fn native_len(pkt: &Packet, ip: &Ipv4) -> Option<u16> {
+    let largest = match pkt.gso_size() {
+        0 => pkt.len(),
+        size => outer::segment_len(Ipv4::LEN, transport_len(pkt, ip)?, size),
+    };
+    if !outer::fits(largest, config::get().underlay_mtu) {
+        return None;
+    }
+    outer::total_len(pkt.len())
+}
+
+/// Bytes of the transport header of a super-packet.
+#[inline(always)]
+fn transport_len(pkt: &Packet, ip: &Ipv4) -> Option<u32> {
+    if ip.version_ihl != Ipv4::PLAIN {
+        return None;
+    }
+    match ip.protocol {
+        protocol::TCP => Some(pkt.at::<Tcp>(Eth::LEN + Ipv4::LEN)?.header_len()),
+        protocol::UDP => Some(Udp::LEN),
+        _ => None,
+    }
+}

@@ -1,0 +1,45 @@
+//! The slow path: the kernel's own VXLAN device, for what the programs do not
+//! encapsulate or take apart themselves.
+
+use vxplane_common::drop::DropReason;
+
+use crate::{
+    config,
+    packet::{Packet, Refused, TunnelKey},
+    verdict::Action,
+};
+
+/// Sends the frame to a VTEP by the kernel's device.
+#[inline(never)]
+pub(crate) fn send(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<Action, DropReason> {
+    address(pkt, vni, vtep)?;
+    Ok(pkt.redirect(config::get().fallback_ifindex))
+}
+
+/// Sends a copy of the frame to a VTEP by the kernel's device.
+#[inline(always)]
+pub(crate) fn send_copy(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<(), Refused> {
+    address(pkt, vni, vtep)?;
+    pkt.send_copy(config::get().fallback_ifindex)
+}
+
+#[inline(always)]
+fn address(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<(), Refused> {
+    pkt.set_tunnel_key(TunnelKey {
+        vni,
+        remote: vtep,
+        local: config::get().vtep,
+    })
+}
+
+/// Which tunnel a frame came by that the kernel took apart.
+#[inline(always)]
+pub(crate) fn received_by(pkt: &Packet) -> Result<TunnelKey, DropReason> {
+    let key = pkt.tunnel_key().ok_or(DropReason::NoTunnelKey)?;
+    // The kernel's socket listens on every local address.
+    if key.local == config::get().vtep {
+        Ok(key)
+    } else {
+        Err(DropReason::WrongDestination)
+    }
+}

@@ -1,0 +1,75 @@
+//! Where a MAC address lives: what the control plane says, and behind that what
+//! was learned.
+
+use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
+use vxplane_common::{
+    abi::{FDB_LOCAL, FdbEntry, FdbKey, MAX_FDB, Outer},
+    types::MacAddr,
+};
+
+use crate::learn;
+
+#[map]
+static FDB: HashMap<FdbKey, FdbEntry> = HashMap::with_max_entries(MAX_FDB, BPF_F_NO_PREALLOC);
+
+/// Where a frame is to go.
+pub(crate) enum Target {
+    /// To an endpoint of this host.
+    Local(&'static FdbEntry),
+    /// To a VTEP.
+    Remote(Vtep),
+    /// To everyone in the network.
+    Everyone,
+}
+
+/// The way to a VTEP.
+#[derive(Clone, Copy)]
+pub(crate) struct Vtep {
+    /// The device towards it.
+    pub(crate) ifindex: u32,
+    /// Its address.
+    pub(crate) address: [u8; 4],
+    /// The outer headers towards it.
+    pub(crate) outer: &'static Outer,
+}
+
+/// What the control plane says of a MAC address.
+#[inline(always)]
+pub(crate) fn known(key: &FdbKey) -> Option<&'static FdbEntry> {
+    // SAFETY: the daemon replaces entries as a whole, and the memory of an old
+    // one outlives this run of the program.
+    unsafe { FDB.get(key) }
+}
+
+/// The endpoint of this host with a MAC address.
+#[inline(always)]
+pub(crate) fn local(vni: u32, mac: MacAddr) -> Option<&'static FdbEntry> {
+    known(&FdbKey::new(vni, mac)).filter(|entry| entry.kind == FDB_LOCAL)
+}
+
+/// Where a frame to `mac` is to go. What was learned never overrides what the
+/// control plane says.
+#[inline(always)]
+pub(crate) fn lookup(vni: u32, mac: MacAddr) -> Target {
+    if mac.is_group() {
+        return Target::Everyone;
+    }
+    let key = FdbKey::new(vni, mac);
+    if let Some(entry) = known(&key) {
+        if entry.kind == FDB_LOCAL {
+            return Target::Local(entry);
+        }
+        return Target::Remote(Vtep {
+            ifindex: entry.ifindex,
+            address: entry.ipv4,
+            outer: &entry.outer,
+        });
+    }
+    learn::known(&key).map_or(Target::Everyone, |entry| {
+        Target::Remote(Vtep {
+            ifindex: entry.ifindex,
+            address: entry.vtep,
+            outer: &entry.outer,
+        })
+    })
+}

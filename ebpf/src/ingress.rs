@@ -1,0 +1,70 @@
+//! Wire → container. "Ingress" is the container's view; the hooks are tc ingress
+//! of the underlay device and, for what the kernel takes apart, of its VXLAN
+//! device.
+
+use vxplane_common::{abi::Peer, drop::DropReason, tunnel::Tunnel};
+
+use crate::{
+    decap, deliver, fallback, fdb, flood, learn,
+    packet::{Packet, TunnelKey},
+    parse::{self, INNER_AT},
+    peer,
+    verdict::{Action, InNetwork as _, Verdict},
+};
+
+/// What the wire brings, once it is known to be VXLAN for us from a peer.
+#[inline(always)]
+pub(crate) fn from_underlay(pkt: &mut Packet) -> Verdict {
+    // A VLAN above the underlay device, or another host's packet on a
+    // promiscuous one: not for our address, whatever is in it.
+    if pkt.has_vlan_tag() || !pkt.is_to_host() {
+        return Ok(Action::Pass);
+    }
+    pkt.gather(INNER_AT);
+    let Some(tunnel) = parse::tunnel(pkt)? else {
+        return Ok(Action::Pass);
+    };
+    let peer = peer::admit(tunnel.vni, tunnel.vtep)?;
+    ingress(pkt, &tunnel, peer).in_network(tunnel.vni)
+}
+
+/// The whole story of a packet that is still in its outer headers.
+#[inline(always)]
+fn ingress(pkt: &mut Packet, tunnel: &Tunnel, peer: &Peer) -> Result<Action, DropReason> {
+    let frame = parse::frame(pkt, INNER_AT)?;
+    let tos = decap::inner_tos(tunnel, &frame)?;
+    if frame.eth.dst.is_group() {
+        return decap::leave_to_kernel(pkt);
+    }
+    let target = fdb::local(tunnel.vni, frame.eth.dst).ok_or(DropReason::UnknownMac)?;
+    if !decap::is_native(pkt, tunnel, &frame, target) {
+        return decap::leave_to_kernel(pkt);
+    }
+    learn::source(tunnel.vni, frame.eth.src, tunnel.vtep, peer)?;
+    decap::strip(pkt, tos)?;
+    Ok(deliver::to_endpoint(pkt, target))
+}
+
+/// What the kernel took apart, once it is known to be from a peer.
+#[inline(always)]
+pub(crate) fn from_fallback(pkt: &mut Packet) -> Verdict {
+    let tunnel = fallback::received_by(pkt)?;
+    let peer = peer::admit(tunnel.vni, tunnel.remote)?;
+    ingress_plain(pkt, &tunnel, peer).in_network(tunnel.vni)
+}
+
+/// The whole story of a packet that the kernel took out of its outer headers;
+/// it has also seen to ECN.
+#[inline(always)]
+fn ingress_plain(pkt: &mut Packet, tunnel: &TunnelKey, peer: &Peer) -> Result<Action, DropReason> {
+    if pkt.has_vlan_tag() {
+        return Err(DropReason::VlanTag);
+    }
+    let frame = parse::frame(pkt, 0)?;
+    learn::source(tunnel.vni, frame.eth.src, tunnel.remote, peer)?;
+    if frame.eth.dst.is_group() {
+        return flood::from_wire(pkt, tunnel.vni);
+    }
+    let target = fdb::local(tunnel.vni, frame.eth.dst).ok_or(DropReason::UnknownMac)?;
+    Ok(deliver::to_endpoint(pkt, target))
+}

@@ -1,0 +1,202 @@
+//! Learns where MAC addresses live from the frames that come from there, as a
+//! bridge does, but bounded, and never against the control plane.
+
+use aya_ebpf::{
+    bindings::{BPF_EXIST, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    helpers::generated::bpf_ktime_get_coarse_ns,
+    macros::map,
+    maps::{HashMap, RingBuf},
+};
+use core::intrinsics::{AtomicOrdering::Relaxed, atomic_xadd};
+use vxplane_common::{
+    abi::{
+        EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_MOVED, EVENT_RING_BYTES, Event, FDB_LOCAL,
+        FdbKey, LearnBudget, Learned, MAX_LEARNED, MAX_NETWORKS, PEER_LEARN, Peer,
+    },
+    drop::DropReason,
+    learning::{Sighting, sighting},
+    types::MacAddr,
+};
+
+use crate::fdb;
+
+#[map]
+static LEARNED: HashMap<FdbKey, Learned> =
+    HashMap::with_max_entries(MAX_LEARNED, BPF_F_NO_PREALLOC);
+
+#[map]
+static LEARN_BUDGET: HashMap<u32, LearnBudget> =
+    HashMap::with_max_entries(MAX_NETWORKS, BPF_F_NO_PREALLOC);
+
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+
+/// What was learned of a MAC address.
+#[inline(always)]
+pub(crate) fn known(key: &FdbKey) -> Option<&'static Learned> {
+    // SAFETY: entries are replaced as a whole but for `seen`, which nothing is
+    // concluded from that could be wrong; the memory of an old one outlives this
+    // run of the program.
+    unsafe { LEARNED.get(key) }
+}
+
+/// Takes note that a frame from `mac` came from the VTEP `peer` at `vtep`.
+/// Refuses the frame if the address is an endpoint's of this host, or none that
+/// anything can send from.
+#[inline(always)]
+pub(crate) fn source(vni: u32, mac: MacAddr, vtep: [u8; 4], peer: &Peer) -> Result<(), DropReason> {
+    let key = FdbKey::new(vni, mac);
+    let Some(entry) = known(&key) else {
+        return first_seen(&key, vtep, peer);
+    };
+    // SAFETY: takes nothing.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    match sighting(entry, vtep, now) {
+        Sighting::Known => Ok(()),
+        Sighting::Refresh => refresh(&key, now),
+        Sighting::Moved { announce } => moved(&key, vtep, peer, announce),
+    }
+}
+
+/// A MAC address that nothing was learned of.
+#[inline(never)]
+fn first_seen(key: &FdbKey, vtep: [u8; 4], peer: &Peer) -> Result<(), DropReason> {
+    if key.mac.is_group() || key.mac == MacAddr::default() {
+        return Err(DropReason::MalformedFrame);
+    }
+    if let Some(entry) = fdb::known(key) {
+        return if entry.kind == FDB_LOCAL {
+            Err(DropReason::SourceIsLocal)
+        } else {
+            Ok(())
+        };
+    }
+    if peer.flags & PEER_LEARN == 0 {
+        return Ok(());
+    }
+    let Some(budget) = LEARN_BUDGET.get_ptr_mut(key.vni) else {
+        return Ok(());
+    };
+    // SAFETY: the fields live as long as this run of the program.
+    let (remaining, refused) = unsafe {
+        (
+            Shared(&raw mut (*budget).remaining),
+            Shared(&raw mut (*budget).refused),
+        )
+    };
+    if !spend(remaining) {
+        if refused.add(1) == 0 {
+            announce(EVENT_LEARN_REFUSED, key, vtep);
+        }
+        return Ok(());
+    }
+    let entry = new_entry(vtep, peer, 0);
+    if LEARNED.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok() {
+        announce(EVENT_LEARNED, key, vtep);
+    } else {
+        // Another CPU was first, or the map is full.
+        remaining.add(1);
+    }
+    Ok(())
+}
+
+/// Takes one from `remaining`, which never falls below 0 for long: what two CPUs
+/// take too much they give back.
+#[inline(always)]
+fn spend(remaining: Shared) -> bool {
+    if remaining.get() == 0 {
+        return false;
+    }
+    if remaining.add(u64::MAX) == 0 {
+        remaining.add(1);
+        return false;
+    }
+    true
+}
+
+/// A number in a map that several CPUs change. Rust's atomics need
+/// compare-and-swap, which its BPF target does not claim to have.
+#[derive(Clone, Copy)]
+struct Shared(*mut u64);
+
+impl Shared {
+    #[inline(always)]
+    fn get(self) -> u64 {
+        // SAFETY: an aligned word in a map value, made above of a live one.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Adds `value`, modulo 2^64, and returns what there was before.
+    #[inline(always)]
+    fn add(self, value: u64) -> u64 {
+        // SAFETY: as in `get`.
+        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(self.0, value) }
+    }
+}
+
+/// A MAC address that is where it was. Once a second is soon enough to see that
+/// the control plane has given it to an endpoint of this host meanwhile.
+#[inline(never)]
+fn refresh(key: &FdbKey, now: u64) -> Result<(), DropReason> {
+    deny_local(key)?;
+    if let Some(entry) = LEARNED.get_ptr_mut(key) {
+        // SAFETY: the entry outlives this run of the program; `seen` is an
+        // aligned word, which is written in one piece.
+        unsafe { (&raw mut (*entry).seen).write_volatile(now) };
+    }
+    Ok(())
+}
+
+/// A MAC address that is behind another VTEP than before.
+#[inline(never)]
+fn moved(key: &FdbKey, vtep: [u8; 4], peer: &Peer, tell: bool) -> Result<(), DropReason> {
+    deny_local(key)?;
+    if peer.flags & PEER_LEARN != 0 {
+        // SAFETY: takes nothing.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        let entry = new_entry(vtep, peer, now);
+        // It fails if the entry has been aged out just now: then the next frame
+        // is the first one.
+        if LEARNED.insert(key, entry, u64::from(BPF_EXIST)).is_ok() && tell {
+            announce(EVENT_MOVED, key, vtep);
+        }
+    }
+    Ok(())
+}
+
+/// Forgets what was learned of a MAC address that is an endpoint's now.
+#[inline(always)]
+fn deny_local(key: &FdbKey) -> Result<(), DropReason> {
+    if fdb::local(key.vni, key.mac).is_none() {
+        return Ok(());
+    }
+    // It fails if another CPU did it.
+    let _ = LEARNED.remove(key);
+    Err(DropReason::SourceIsLocal)
+}
+
+#[inline(always)]
+fn new_entry(vtep: [u8; 4], peer: &Peer, moved: u64) -> Learned {
+    Learned {
+        // SAFETY: takes nothing.
+        seen: unsafe { bpf_ktime_get_coarse_ns() },
+        moved,
+        vtep,
+        ifindex: peer.ifindex,
+        outer: peer.outer,
+    }
+}
+
+/// Tells the daemon, unless it is far behind.
+#[inline(always)]
+fn announce(kind: u32, key: &FdbKey, vtep: [u8; 4]) {
+    let event = Event {
+        kind,
+        vni: key.vni,
+        vtep,
+        mac: key.mac,
+        pad: [0; 2],
+    };
+    // The maps are the truth; an event lost is a line less in a log.
+    let _ = EVENTS.output::<Event>(event, 0);
+}

@@ -1,0 +1,379 @@
+//! The packet: the only place that touches contexts and packet pointers.
+//!
+//! A header is borrowed from the packet, and whatever moves packet bytes takes
+//! the packet mutably: a header reference that outlives a resize does not
+//! compile. Bounds are checked at each borrow, as the verifier demands anyway.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+        BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM, BPF_F_ZERO_CSUM_TX,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
+        bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3, xdp_md,
+    },
+    bpf_f_adj_room_encap_l2,
+    cty::{c_long, c_void},
+    helpers::generated as helper,
+    programs::{TcContext, XdpContext},
+};
+use vxplane_common::{
+    abi::OVERHEAD_IPV4,
+    drop::DropReason,
+    outer,
+    wire::{Eth, Wire},
+};
+
+use crate::verdict::Action;
+
+/// `skb->pkt_type` of what is addressed to the device it came in by.
+const PACKET_HOST: u32 = 0;
+
+/// What the kernel must know to cut a super-packet with our headers: FIXED_GSO
+/// because its segments stay as large as the container made them.
+const PUSH_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO
+    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+    | BPF_F_ADJ_ROOM_ENCAP_L4_UDP
+    | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+    | bpf_f_adj_room_encap_l2(Eth::LEN as u64);
+
+/// The checksum state is lowered by one level afterwards, not forgotten.
+const STRIP_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+
+/// [`OVERHEAD_IPV4`], of the type the kernel takes.
+const ROOM: i32 = 50;
+const _: () = assert!(ROOM as u32 == OVERHEAD_IPV4);
+
+/// Headers of some packet, by their distance from its first byte.
+pub(crate) trait Headers {
+    /// The header at `offset`, `None` where the packet (or what can be read of
+    /// it) ends before.
+    fn at<T: Wire>(&self, offset: u32) -> Option<&T>;
+
+    /// Bytes of the whole packet, Ethernet included.
+    fn len(&self) -> u32;
+}
+
+/// Where `T` is, if all of it lies between `data` and `end`.
+#[inline(always)]
+fn within<T: Wire>(data: usize, end: usize, offset: u32) -> Option<*mut T> {
+    let start = data + offset as usize;
+    (start + size_of::<T>() <= end).then_some(start as *mut T)
+}
+
+/// A packet in TC.
+pub(crate) struct Packet {
+    skb: *mut __sk_buff,
+}
+
+impl Headers for Packet {
+    #[inline(always)]
+    fn at<T: Wire>(&self, offset: u32) -> Option<&T> {
+        let header = within::<T>(self.data(), self.data_end(), offset)?;
+        // SAFETY: `within` compared it with the end of the packet, which stays
+        // where it is as long as `self` is borrowed; `Wire` takes any bytes at
+        // any even address, and all offsets are even.
+        Some(unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).len }
+    }
+}
+
+impl Packet {
+    /// The packet a program was called for.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &TcContext) -> Self {
+        Self { skb: ctx.skb.skb }
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as in `data`.
+        unsafe { (*self.skb).data_end as usize }
+    }
+
+    /// As [`Headers::at`], to write.
+    #[inline(always)]
+    pub(crate) fn at_mut<T: Wire>(&mut self, offset: u32) -> Option<&mut T> {
+        let header = within::<T>(self.data(), self.data_end(), offset)?;
+        // SAFETY: as in `at`, and `self` is borrowed mutably; the verifier lets
+        // the program start with a packet that nobody else shares.
+        Some(unsafe { &mut *header })
+    }
+
+    /// Makes the first `len` bytes, or all there are, readable in place. Header
+    /// bytes of most packets are; for the others the kernel gathers them.
+    #[inline(always)]
+    pub(crate) fn gather(&mut self, len: u32) {
+        if self.data() + len as usize > self.data_end() {
+            self.pull(len);
+        }
+    }
+
+    #[cold]
+    #[inline(always)]
+    fn pull(&mut self, len: u32) {
+        // What it does not achieve shows at the next borrow.
+        // SAFETY: the context is valid while the program runs.
+        unsafe { helper::bpf_skb_pull_data(self.skb, len.min(self.len())) };
+    }
+
+    /// The device it came in by.
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    /// Payload bytes of each packet this super-packet stands for; 0 for an
+    /// ordinary packet.
+    #[inline(always)]
+    pub(crate) fn gso_size(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).gso_size }
+    }
+
+    /// Whether it carries a VLAN tag beside its bytes.
+    #[inline(always)]
+    pub(crate) fn has_vlan_tag(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    /// Whether its outermost MAC address is that of the device it came in by.
+    #[inline(always)]
+    pub(crate) fn is_to_host(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).pkt_type == PACKET_HOST }
+    }
+
+    /// Tells the kernel that the packet is for the device it will come in by
+    /// next, which it otherwise would drop for having seen another MAC address.
+    #[inline(always)]
+    pub(crate) fn mark_to_host(&mut self) {
+        if !self.is_to_host() {
+            // SAFETY: the context is valid while the program runs.
+            unsafe { helper::bpf_skb_change_type(self.skb, PACKET_HOST) };
+        }
+    }
+
+    /// A hash of its flow, the kernel's.
+    #[inline(always)]
+    pub(crate) fn flow_hash(&mut self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { helper::bpf_get_hash_recalc(self.skb) }
+    }
+
+    /// Makes room for the outer headers behind the Ethernet header. The packet
+    /// is unchanged if the kernel refuses, which it does for what is
+    /// encapsulated already and for protocols it cannot segment in a tunnel.
+    #[inline(always)]
+    pub(crate) fn push_room(&mut self) -> Result<(), Refused> {
+        // SAFETY: the context is valid while the program runs.
+        refused(unsafe {
+            helper::bpf_skb_adjust_room(self.skb, ROOM, BPF_ADJ_ROOM_MAC, PUSH_FLAGS)
+        })
+    }
+
+    /// Cuts the outer headers off behind the Ethernet header, and with them the
+    /// one checksum that was theirs.
+    #[inline(always)]
+    pub(crate) fn strip_room(&mut self) -> Result<(), Refused> {
+        // SAFETY: the context is valid while the program runs.
+        refused(unsafe {
+            helper::bpf_skb_adjust_room(self.skb, -ROOM, BPF_ADJ_ROOM_MAC, STRIP_FLAGS)
+        })?;
+        // SAFETY: as above. It fails only for an unknown operation.
+        unsafe { helper::bpf_csum_level(self.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
+        Ok(())
+    }
+
+    /// Overwrites four bytes of a UDP payload and keeps every checksum true:
+    /// the one at `checksum`, if that is given, and the kernel's own notes.
+    pub(crate) fn patch(&mut self, offset: u32, old: [u8; 4], new: [u8; 4], checksum: Option<u32>) {
+        let recompute = checksum.map_or(u64::from(BPF_F_RECOMPUTE_CSUM), |checksum| {
+            let from = u64::from(u32::from_ne_bytes(old));
+            let to = u64::from(u32::from_ne_bytes(new));
+            let flags = u64::from(BPF_F_MARK_MANGLED_0) | new.len() as u64;
+            // SAFETY: the context is valid while the program runs.
+            unsafe { helper::bpf_l4_csum_replace(self.skb, checksum, from, to, flags) };
+            // The two changes cancel out in the sum over the whole packet.
+            0
+        });
+        // SAFETY: as above; `new` lives on the stack and is as long as said.
+        unsafe {
+            helper::bpf_skb_store_bytes(
+                self.skb,
+                offset,
+                new.as_ptr().cast::<c_void>(),
+                new.len() as u32,
+                recompute,
+            )
+        };
+    }
+
+    /// The tunnel the kernel took the packet from.
+    pub(crate) fn tunnel_key(&self) -> Option<TunnelKey> {
+        let mut key = EMPTY_KEY;
+        // SAFETY: the context is valid while the program runs, `key` is as long
+        // as said.
+        let result = unsafe {
+            helper::bpf_skb_get_tunnel_key(self.skb, &raw mut key, size_of_val(&key) as u32, 0)
+        };
+        // SAFETY: the kernel wrote IPv4 addresses, and every bit pattern is one.
+        let (remote, local) = unsafe {
+            (
+                key.__bindgen_anon_1.remote_ipv4,
+                key.__bindgen_anon_3.local_ipv4,
+            )
+        };
+        (result == 0).then(|| TunnelKey {
+            vni: key.tunnel_id,
+            remote: remote.to_be_bytes(),
+            local: local.to_be_bytes(),
+        })
+    }
+
+    /// Says which tunnel the kernel's VXLAN device is to send it by.
+    pub(crate) fn set_tunnel_key(&mut self, to: TunnelKey) -> Result<(), Refused> {
+        let mut key = bpf_tunnel_key {
+            tunnel_id: to.vni,
+            tunnel_ttl: outer::TTL,
+            ..EMPTY_KEY
+        };
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(to.remote);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(to.local);
+        // SAFETY: the context is valid while the program runs, `key` is as long
+        // as said.
+        refused(unsafe {
+            helper::bpf_skb_set_tunnel_key(
+                self.skb,
+                &raw mut key,
+                size_of_val(&key) as u32,
+                u64::from(BPF_F_ZERO_CSUM_TX),
+            )
+        })
+    }
+
+    /// Sends a copy out of a device now. Takes the packet mutably because the
+    /// kernel may move its bytes for that.
+    pub(crate) fn send_copy(&mut self, ifindex: u32) -> Result<(), Refused> {
+        // SAFETY: the context is valid while the program runs.
+        refused(unsafe { helper::bpf_clone_redirect(self.skb, ifindex, 0) })
+    }
+
+    /// Ends the program: out of a device, as it is.
+    #[inline(always)]
+    pub(crate) fn redirect(&mut self, ifindex: u32) -> Action {
+        // SAFETY: takes numbers only.
+        unsafe { helper::bpf_redirect(ifindex, 0) };
+        Action::Redirect
+    }
+
+    /// Ends the program: in at the other end of a veth, in its namespace.
+    #[inline(always)]
+    pub(crate) fn redirect_peer(&mut self, ifindex: u32) -> Action {
+        // SAFETY: takes numbers only.
+        unsafe { helper::bpf_redirect_peer(ifindex, 0) };
+        Action::Redirect
+    }
+
+    /// Ends the program: out of a device, to the next hop of its IP destination;
+    /// the kernel's neighbour table writes the Ethernet header.
+    #[inline(always)]
+    pub(crate) fn redirect_neigh(&mut self, ifindex: u32) -> Action {
+        // SAFETY: no parameters are given, so none are read.
+        unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+        Action::Redirect
+    }
+}
+
+impl EbpfContext for Packet {
+    fn as_ptr(&self) -> *mut c_void {
+        self.skb.cast()
+    }
+}
+
+/// A tunnel as the kernel describes it: network and outer addresses.
+#[derive(Clone, Copy)]
+pub(crate) struct TunnelKey {
+    /// The network.
+    pub(crate) vni: u32,
+    /// The other VTEP.
+    pub(crate) remote: [u8; 4],
+    /// This VTEP.
+    pub(crate) local: [u8; 4],
+}
+
+const EMPTY_KEY: bpf_tunnel_key = bpf_tunnel_key {
+    tunnel_id: 0,
+    // The largest member: the smaller ones leave no byte undefined.
+    __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 {
+        remote_ipv6: [0; 4],
+    },
+    tunnel_tos: 0,
+    tunnel_ttl: 0,
+    __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
+    tunnel_label: 0,
+    __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [0; 4] },
+};
+
+/// A helper returned an error.
+#[derive(Clone, Copy)]
+pub(crate) struct Refused;
+
+impl From<Refused> for DropReason {
+    #[inline(always)]
+    fn from(_: Refused) -> Self {
+        Self::Rewrite
+    }
+}
+
+#[inline(always)]
+fn refused(result: c_long) -> Result<(), Refused> {
+    if result == 0 { Ok(()) } else { Err(Refused) }
+}
+
+/// A packet in XDP.
+pub(crate) struct Frame {
+    xdp: *mut xdp_md,
+}
+
+impl Frame {
+    /// The packet a program was called for.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &XdpContext) -> Self {
+        Self { xdp: ctx.ctx }
+    }
+}
+
+impl Headers for Frame {
+    #[inline(always)]
+    fn at<T: Wire>(&self, offset: u32) -> Option<&T> {
+        // SAFETY: the context is valid while the program runs.
+        let (data, end) = unsafe { ((*self.xdp).data as usize, (*self.xdp).data_end as usize) };
+        let header = within::<T>(data, end, offset)?;
+        // SAFETY: `within` compared it with the end of the first buffer, and XDP
+        // here resizes nothing; `Wire` takes any bytes at any even
+        // address, and all offsets are even.
+        Some(unsafe { &*header })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs. A frame is never
+        // longer than 32 bits say.
+        unsafe { helper::bpf_xdp_get_buff_len(self.xdp) as u32 }
+    }
+}

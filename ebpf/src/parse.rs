@@ -1,0 +1,105 @@
+//! Reads headers, each once, into values that hold no packet pointer.
+
+use vxplane_common::{
+    drop::DropReason,
+    frame, tunnel,
+    tunnel::Tunnel,
+    wire::{Arp, Datagram, Eth, Ipv4, Vxlan, ethertype},
+};
+
+use crate::{
+    config,
+    packet::{Headers, Packet},
+};
+
+/// Where VXLAN stands in a packet on the underlay.
+pub(crate) const VXLAN_AT: u32 = size_of::<Datagram>() as u32;
+/// Where the inner frame stands in a packet on the underlay.
+pub(crate) const INNER_AT: u32 = VXLAN_AT + Vxlan::LEN;
+
+/// An inner frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame {
+    /// Its Ethernet header.
+    pub(crate) eth: Eth,
+    /// What it carries.
+    pub(crate) payload: Payload,
+}
+
+/// What a frame carries, as far as it matters here.
+#[derive(Clone, Copy)]
+pub(crate) enum Payload {
+    /// IPv4, the header of which fits the frame.
+    Ipv4(Ipv4),
+    /// IPv6.
+    Ipv6 {
+        /// Its counterpart of the TOS byte.
+        traffic_class: u8,
+    },
+    /// ARP for IPv4 over Ethernet, or what calls itself ARP.
+    Arp(Arp),
+    /// Anything else.
+    Other,
+}
+
+/// Reads the frame that begins at `offset`: 0 for a plain one, [`INNER_AT`] for
+/// one behind outer headers.
+#[inline(always)]
+pub(crate) fn frame(pkt: &mut Packet, offset: u32) -> Result<Frame, DropReason> {
+    pkt.gather(offset + Eth::LEN + Ipv4::LEN);
+    let eth = *pkt.at::<Eth>(offset).ok_or(DropReason::MalformedFrame)?;
+    if eth.is_vlan() {
+        return Err(DropReason::VlanTag);
+    }
+    let payload_at = offset + Eth::LEN;
+    let payload = match eth.ethertype() {
+        ethertype::IPV4 => Payload::Ipv4(ipv4(pkt, payload_at)?),
+        ethertype::ARP => Payload::Arp(arp(pkt, payload_at)?),
+        ethertype::IPV6 => Payload::Ipv6 {
+            traffic_class: traffic_class(pkt, payload_at)?,
+        },
+        _ => Payload::Other,
+    };
+    Ok(Frame { eth, payload })
+}
+
+#[inline(always)]
+fn ipv4(pkt: &Packet, offset: u32) -> Result<Ipv4, DropReason> {
+    let ip = *pkt.at::<Ipv4>(offset).ok_or(DropReason::MalformedFrame)?;
+    if !frame::is_sound(&ip, pkt.len() - offset, pkt.gso_size() > 0) {
+        return Err(DropReason::MalformedFrame);
+    }
+    Ok(ip)
+}
+
+#[inline(always)]
+fn arp(pkt: &mut Packet, offset: u32) -> Result<Arp, DropReason> {
+    pkt.gather(offset + size_of::<Arp>() as u32);
+    pkt.at::<Arp>(offset)
+        .copied()
+        .ok_or(DropReason::MalformedFrame)
+}
+
+#[inline(always)]
+fn traffic_class(pkt: &Packet, offset: u32) -> Result<u8, DropReason> {
+    let [first, second] = *pkt
+        .at::<[u8; 2]>(offset)
+        .ok_or(DropReason::MalformedFrame)?;
+    Ok(first << 4 | second >> 4)
+}
+
+/// Reads the outer headers; `None` for what is not a VXLAN packet to us, or is
+/// one that the kernel has to put together first.
+#[inline(always)]
+pub(crate) fn tunnel(pkt: &impl Headers) -> Result<Option<Tunnel>, DropReason> {
+    let Some(datagram) = pkt.at::<Datagram>(0) else {
+        return Ok(None);
+    };
+    if !tunnel::is_ours(datagram, &config::get()) {
+        return Ok(None);
+    }
+    let vxlan = pkt
+        .at::<Vxlan>(VXLAN_AT)
+        .ok_or(DropReason::MalformedOuter)?;
+    tunnel::parse(datagram, vxlan, pkt.len()).map(Some)
+}
