@@ -50,7 +50,7 @@ mod plan;
 mod spec;
 #[cfg(test)]
 mod tests;
-mod turns;
+pub(crate) mod turns;
 mod view;
 
 /// How long a mutation waits for the kernel to follow, unless told otherwise.

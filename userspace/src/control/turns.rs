@@ -11,13 +11,13 @@ type Turnstile = Arc<tokio::sync::Mutex<()>>;
 
 /// A lock for each key in use.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     by_key: Mutex<HashMap<String, Turnstile>>,
 }
 
 impl Turns {
     /// Waits until nobody else has `key`'s turn; it lasts as long as the guard.
-    pub(super) async fn take(&self, key: &str) -> OwnedMutexGuard<()> {
+    pub(crate) async fn take(&self, key: &str) -> OwnedMutexGuard<()> {
         let turnstile = {
             let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
             // Whoever waits for or has a turn holds a clone; others are stale.

@@ -101,7 +101,7 @@ mod tests {
             r#"{"z":1.50,"hostconfig":{"NanoCpus":12345678901234567890123,"networkmode":"a","NetworkMode":"b"},"a":1e+3}"#,
         );
         edit(&mut object, "HostConfig", |host| {
-            set(host, "NetworkMode", "c".into())
+            set(host, "NetworkMode", "c".into());
         });
         assert_eq!(
             Value::Object(object).to_string(),

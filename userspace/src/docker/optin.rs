@@ -16,6 +16,7 @@ use super::{
     labels,
     wish::{NetworkWish, Wish},
 };
+use crate::model::parse_mac;
 
 const CIDR_VARIABLE: &str = "SOCKETPLANE_CIDR";
 const NETWORK_VARIABLE: &str = "SP_NETWORK";
@@ -297,16 +298,6 @@ fn wished_mac(create: &Object) -> Result<Option<MacAddr>, Refusal> {
         .or(body::text(create, "MacAddress"));
     text.map(|text| parse_mac(text).ok_or_else(|| Refusal::Mac(text.to_owned())))
         .transpose()
-}
-
-fn parse_mac(text: &str) -> Option<MacAddr> {
-    let mut bytes = [0; 6];
-    let mut parts = text.split([':', '-']);
-    for byte in &mut bytes {
-        let part = parts.next().filter(|part| part.len() == 2)?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(MacAddr(bytes))
 }
 
 #[cfg(test)]

@@ -103,12 +103,12 @@ pub fn refusal(reason: &str) -> String {
     json!({ "Image": "vxplane", "StopSignal": format!("{REFUSAL_PREFIX}{reason}") }).to_string()
 }
 
-/// Our text in an error body of Docker's that quotes it, if it does.
+/// The reason in an error body of Docker's that quotes a refusal, if it does.
 pub fn quoted_refusal(error_body: &str) -> Option<String> {
     let error = body::parse(error_body)?;
     let message = body::text(&error, "message")?;
-    let start = message.find(REFUSAL_PREFIX)?;
-    Some(message[start..].to_owned())
+    let (_, reason) = message.split_once(REFUSAL_PREFIX)?;
+    Some(reason.to_owned())
 }
 
 /// An error body as Docker's API gives it.
@@ -171,7 +171,7 @@ mod tests {
         for body in [old, new] {
             assert_eq!(
                 quoted_refusal(body).as_deref(),
-                Some("vxplane: no network `db`")
+                Some("no network `db`")
             );
         }
         assert_eq!(quoted_refusal(r#"{"message":"No such image: b"}"#), None);

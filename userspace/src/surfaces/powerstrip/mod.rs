@@ -1,4 +1,106 @@
-//! The hook endpoint: Powerstrip protocol v1 over HTTP.
+//! The hook endpoint: Powerstrip protocol v1 over HTTP, by default on
+//! 127.0.0.1:6675.
+//!
+//! An adapter can be configured with any of four hooks, and works with those it
+//! gets: create is where a container gets its network; start and restart see to
+//! it that it still has it; the post-hooks put plain words in place of Docker's
+//! and save waiting for the event.
 
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::{Body, to_bytes},
+    extract::State,
+    http::{HeaderMap, header::ORIGIN},
+    routing::{get, post},
+};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use self::{
+    protocol::{Call, Side},
+    target::Target,
+};
+use crate::docker::wiring::Wiring;
+
+mod hooks;
 pub mod protocol;
 pub mod target;
+
+/// The largest call that is read, in bytes. Bodies of create requests are a few
+/// kilobytes; post-hooks of other adapters may show us larger answers.
+const LARGEST_CALL: usize = 32 << 20;
+/// How many calls are held in memory at once; others wait.
+const CALLS_AT_ONCE: usize = 64;
+
+struct Endpoint {
+    wiring: Arc<Wiring>,
+    calls: Semaphore,
+}
+
+/// The endpoint's routes.
+pub fn router(wiring: Arc<Wiring>) -> Router {
+    let endpoint = Arc::new(Endpoint {
+        wiring,
+        calls: Semaphore::new(CALLS_AT_ONCE),
+    });
+    Router::new()
+        .route("/v1/ping", get(|| async { "pong" }))
+        .route("/adapter", post(adapter))
+        .route("/v1/adapter", post(adapter))
+        .route("/v0.1/adapter", post(adapter))
+        .with_state(endpoint)
+}
+
+/// Always answers 200 with complete JSON: Powerstrip takes anything else for
+/// an answer that is still to come, and its client hangs.
+async fn adapter(
+    State(endpoint): State<Arc<Endpoint>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Json<Value> {
+    let _place = endpoint.calls.acquire().await;
+    let bytes = to_bytes(body, LARGEST_CALL).await.unwrap_or_else(|error| {
+        warn!("an adapter call could not be read: {error}");
+        axum::body::Bytes::new()
+    });
+    let call = Call::parse(&bytes);
+    // Web pages may send requests to 127.0.0.1, and browsers say that it was
+    // one. They are answered like everybody, but nothing is done for them.
+    if headers.contains_key(ORIGIN) {
+        return Json(call.unchanged());
+    }
+    Json(endpoint.answer(call).await)
+}
+
+impl Endpoint {
+    async fn answer(&self, call: Call) -> Value {
+        let method = call.client.method.as_str().unwrap_or_default();
+        let uri = call.client.request.as_str().unwrap_or_default().to_owned();
+        let Some(target) = Target::parse(method, &uri) else {
+            return call.unchanged();
+        };
+        if !call.understood {
+            warn!("an adapter call in another version than 1 of the protocol is left alone");
+            return call.unchanged();
+        }
+        match (call.side, target) {
+            (Side::Pre, Target::Create { name }) => {
+                hooks::before_create(&self.wiring, call, &uri, name).await
+            }
+            (Side::Post, Target::Create { .. }) => {
+                hooks::after_create(&self.wiring, call, &uri).await
+            }
+            (Side::Pre, Target::Start { container } | Target::Restart { container }) => {
+                hooks::before_start(&self.wiring, container).await;
+                call.unchanged()
+            }
+            (Side::Post, Target::Start { container } | Target::Restart { container }) => {
+                hooks::after_start(&self.wiring, call, container).await
+            }
+            (Side::Unknown, _) => call.unchanged(),
+        }
+    }
+}
