@@ -1,13 +1,17 @@
 //! The daemon, its command line and its surfaces.
 
+pub mod cli;
 pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod docker;
 pub mod doctor;
+mod logging;
 pub mod model;
 pub mod mounts;
 pub mod netlink;
 pub mod reconcile;
+pub mod settings;
 pub mod store;
 pub mod surfaces;
 pub mod underlay;

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The `vxplane` binary: daemon and command line in one.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vxplane::cli::main()
+}

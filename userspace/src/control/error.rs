@@ -229,7 +229,7 @@ pub enum Invalid {
         /// As given, or derived from the process ID.
         path: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: String,
     },
     /// No such process.
     #[error("there is no process {0} (any more), so it has no network namespace to attach")]

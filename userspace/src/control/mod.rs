@@ -20,7 +20,7 @@ use tracing::{info, warn};
 pub use self::{
     controller::{Controller, Reconcile},
     error::{Conflict, Error, Invalid, Kind, NotFound},
-    host::Host,
+    host::{Host, ThisHost},
     plan::Created,
     spec::{
         AttachSpec, DEFAULT_IFNAME, DEFAULT_NAMESPACE, EndpointChange, NetnsSource, NetworkSpec,

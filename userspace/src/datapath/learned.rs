@@ -120,7 +120,7 @@ mod tests {
         FdbKey {
             vni,
             mac: MacAddr([2, 0, 0, 0, 0, last]),
-            _pad: [0; 2],
+            pad: [0; 2],
         }
     }
 
@@ -144,6 +144,7 @@ mod tests {
     fn learned(seen: Duration) -> Learned {
         Learned {
             seen: u64::try_from(seen.as_nanos()).unwrap(),
+            moved: 0,
             vtep: VTEP,
             ifindex: 3,
             outer: outer(1),

@@ -1,0 +1,237 @@
+//! A client of the API over its unix socket.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{net::UnixStream, time::timeout};
+
+use crate::surfaces::api::ProblemDto;
+
+/// Longer than the daemon lets any request take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Why a request was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// Nothing is listening.
+    #[error(
+        "no daemon is listening on {0}; start one as root with `vxplane daemon`, or name its socket with --socket"
+    )]
+    NoDaemon(PathBuf),
+    /// The socket's mode forbids it.
+    #[error(
+        "you may not talk to the daemon on {0}; use sudo, or join the group that owns the socket"
+    )]
+    Forbidden(PathBuf),
+    /// The connection failed.
+    #[error("the daemon on {path} cannot be talked to: {source}")]
+    Connection {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The exchange failed.
+    #[error("the daemon on {path} broke the connection: {source}")]
+    Http {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The answer did not come.
+    #[error("the daemon on {path} did not answer within {} s", PATIENCE.as_secs())]
+    TimedOut {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The daemon refused or failed, and says why.
+    #[error("{}", .0.detail)]
+    Refused(ProblemDto),
+    /// The answer is not what this API gives.
+    #[error(
+        "what is listening on {path} does not answer as a vxplane daemon of this version (status {status})"
+    )]
+    Foreign {
+        /// The socket.
+        path: PathBuf,
+        /// Its answer's status.
+        status: StatusCode,
+    },
+    /// The request could not be written.
+    #[error("the request cannot be encoded: {0}")]
+    Encode(#[from] serde_json::Error),
+    /// The request could not be made.
+    #[error("the request cannot be made: {0}")]
+    Request(#[from] http::Error),
+}
+
+/// The JSON the daemon answered.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    /// As it came.
+    pub(super) raw: Bytes,
+    /// As understood.
+    pub(super) value: T,
+    /// 201 rather than 200.
+    pub(super) created: bool,
+}
+
+/// One daemon's API.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) socket: PathBuf,
+}
+
+impl Client {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<Answer<T>, ClientError> {
+        let (status, raw) = self.send(Method::GET, path, Bytes::new()).await?;
+        self.understand(status, raw)
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, ClientError> {
+        let body = serde_json::to_vec(body)?.into();
+        let (status, raw) = self.send(Method::POST, path, body).await?;
+        self.understand(status, raw)
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, path, Bytes::new())
+            .await
+            .map(drop)
+    }
+
+    fn understand<T: DeserializeOwned>(
+        &self,
+        status: StatusCode,
+        raw: Bytes,
+    ) -> Result<Answer<T>, ClientError> {
+        match serde_json::from_slice(&raw) {
+            Ok(value) => Ok(Answer {
+                raw,
+                value,
+                created: status == StatusCode::CREATED,
+            }),
+            Err(_) => Err(ClientError::Foreign {
+                path: self.socket.clone(),
+                status,
+            }),
+        }
+    }
+
+    /// Sends a request and returns a success; everything else is an error.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let exchange = timeout(PATIENCE, self.exchange(method, path, body)).await;
+        let timed_out = |_| ClientError::TimedOut {
+            path: self.socket.clone(),
+        };
+        let (status, body) = exchange.map_err(timed_out)??;
+        if status.is_success() {
+            return Ok((status, body));
+        }
+        Err(match serde_json::from_slice(&body) {
+            Ok(problem) => ClientError::Refused(problem),
+            Err(_) => ClientError::Foreign {
+                path: self.socket.clone(),
+                status,
+            },
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let broke = |source| ClientError::Http {
+            path: self.socket.clone(),
+            source,
+        };
+        let stream = self.connect().await?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(broke)?;
+        // Its errors also come out of the request.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "vxplane")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let response = sender.send_request(request).await.map_err(broke)?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(broke)?;
+        Ok((status, body.to_bytes()))
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let path = self.socket.clone();
+        UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ClientError::NoDaemon(path)
+                }
+                io::ErrorKind::PermissionDenied => ClientError::Forbidden(path),
+                _ => ClientError::Connection { path, source },
+            })
+    }
+}
+
+/// A path segment with everything but unreserved characters percent-encoded.
+pub(super) fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_carry_any_text() {
+        assert_eq!(segment("blue-1.x_y"), "blue-1.x_y");
+        assert_eq!(segment("a/b c?é"), "a%2Fb%20c%3F%C3%A9");
+    }
+
+    #[tokio::test]
+    async fn a_missing_daemon_is_said_to_be_missing_and_how_to_start_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let client = Client::new(directory.path().join("vxplane.sock"));
+        let error = client
+            .get::<serde_json::Value>("/v1/status")
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("`vxplane daemon`"), "{error}");
+    }
+}

@@ -1,0 +1,213 @@
+//! `vxplane endpoint`
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    CliError,
+    client::{Client, segment},
+    output::{Printer, fields, or_dash, table},
+};
+use crate::surfaces::api::{EndpointDto, EndpointRequest, EndpointState, TrafficDto};
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Attach a container's interface to a network
+    Attach(Attach),
+    /// Detach an endpoint and free its address
+    Detach {
+        /// Its ID, the beginning of it, or its container's name
+        id: String,
+    },
+    /// List endpoints
+    Ls,
+    /// Show one endpoint
+    Inspect {
+        /// Its ID, the beginning of it, or its container's name
+        id: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Attach {
+    /// The network's name
+    #[arg(long, value_name = "NAME")]
+    network: String,
+    #[command(flatten)]
+    place: Place,
+    /// The container's ID [default: derived from the network namespace]
+    #[arg(long, value_name = "ID")]
+    container: Option<String>,
+    /// The container's name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The interface inside the container [default: eth0]
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
+    /// Its address [default: the one it had before, or the lowest free one]
+    #[arg(long, value_name = "IP")]
+    ip: Option<String>,
+    /// Its MAC address [default: 02:42 and the address in hex]
+    #[arg(long, value_name = "MAC")]
+    mac: Option<String>,
+    /// Its tenant or application [default: default]
+    #[arg(long, value_name = "NS")]
+    namespace: Option<String>,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "K=V", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// Path of the container's network namespace
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// A process in the container
+    #[arg(long, value_name = "PID")]
+    pid: Option<u64>,
+}
+
+impl Command {
+    pub(super) async fn run(self, client: &Client, printer: &Printer) -> Result<(), CliError> {
+        match self {
+            Self::Attach(attach) => {
+                let request = EndpointRequest::try_from(attach)?;
+                let answer = client
+                    .post::<EndpointDto>("/v1/endpoints", &request)
+                    .await?;
+                let verb = if answer.created {
+                    "attached"
+                } else {
+                    "is attached"
+                };
+                printer.answer(&answer, |endpoint| {
+                    let EndpointDto {
+                        id,
+                        network,
+                        ifname,
+                        ip,
+                        ..
+                    } = endpoint;
+                    format!("endpoint {id} {verb} to {network}: {ifname} has {ip}\n")
+                })?;
+            }
+            Self::Detach { id } => {
+                client
+                    .delete(&format!("/v1/endpoints/{}", segment(&id)))
+                    .await?;
+                printer.done(&format!("endpoint {id} detached"))?;
+            }
+            Self::Ls => {
+                let answer = client.get("/v1/endpoints").await?;
+                printer.answer(&answer, |endpoints| list(endpoints))?;
+            }
+            Self::Inspect { id } => {
+                let path = format!("/v1/endpoints/{}", segment(&id));
+                printer.answer(&client.get(&path).await?, show)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<Attach> for EndpointRequest {
+    type Error = CliError;
+
+    fn try_from(attach: Attach) -> Result<Self, CliError> {
+        // The daemon has another working directory.
+        let absolute = |path: PathBuf| {
+            let absolute = std::path::absolute(&path);
+            absolute.map_err(|source| CliError::Path { path, source })
+        };
+        let netns = attach.place.netns.map(absolute).transpose()?;
+        let labels: BTreeMap<_, _> = attach.labels.into_iter().collect();
+        Ok(Self {
+            network: attach.network,
+            netns: netns.map(|path| path.to_string_lossy().into_owned()),
+            pid: attach.place.pid,
+            container_id: attach.container,
+            name: attach.name,
+            ifname: attach.ifname,
+            ip: attach.ip,
+            mac: attach.mac,
+            namespace: attach.namespace,
+            labels: (!labels.is_empty()).then_some(labels),
+        })
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("write it like key=value")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn state_name(state: EndpointState) -> &'static str {
+    match state {
+        EndpointState::Pending => "pending",
+        EndpointState::Ready => "ready",
+        EndpointState::NamespaceGone => "namespace-gone",
+        EndpointState::Failed => "failed",
+    }
+}
+
+fn list(endpoints: &Vec<EndpointDto>) -> String {
+    let row = |endpoint: &EndpointDto| {
+        [
+            endpoint.id.clone(),
+            or_dash(endpoint.name.clone()),
+            endpoint.network.clone(),
+            endpoint.ip.clone(),
+            endpoint.mac.clone(),
+            endpoint.ifname.clone(),
+            state_name(endpoint.state).to_owned(),
+        ]
+    };
+    let header = ["ID", "NAME", "NETWORK", "IP", "MAC", "INTERFACE", "STATE"];
+    table(header, endpoints.iter().map(row).collect())
+}
+
+fn show(endpoint: &EndpointDto) -> String {
+    let labels: Vec<_> = endpoint
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let labels = if labels.is_empty() {
+        None
+    } else {
+        Some(labels.join(", "))
+    };
+    let mut lines = vec![
+        ("ID", endpoint.id.clone()),
+        ("Name", or_dash(endpoint.name.clone())),
+        ("Container", endpoint.container_id.clone()),
+        (
+            "Network",
+            format!("{} (VNI {})", endpoint.network, endpoint.vni),
+        ),
+        ("Namespace", endpoint.namespace.clone()),
+        ("Labels", or_dash(labels)),
+        ("Interface", endpoint.ifname.clone()),
+        ("IP", endpoint.ip.clone()),
+        ("MAC", endpoint.mac.clone()),
+        ("MTU", or_dash(endpoint.mtu)),
+        ("Netns", endpoint.netns.clone()),
+        ("Host interface", or_dash(endpoint.host_ifname.clone())),
+        ("State", state_name(endpoint.state).to_owned()),
+    ];
+    lines.extend(endpoint.message.clone().map(|message| ("Message", message)));
+    if let Some(TrafficDto { egress, ingress }) = endpoint.traffic {
+        lines.push((
+            "Sent",
+            format!("{} packets, {} bytes", egress.packets, egress.bytes),
+        ));
+        lines.push((
+            "Received",
+            format!("{} packets, {} bytes", ingress.packets, ingress.bytes),
+        ));
+    }
+    fields(&lines)
+}

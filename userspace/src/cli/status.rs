@@ -1,0 +1,107 @@
+//! `vxplane status`
+
+use super::{
+    CliError,
+    client::Client,
+    output::{Printer, fields, or_dash, table},
+};
+use crate::surfaces::api::{DropDto, StatusDto};
+
+pub(super) async fn run(client: &Client, printer: &Printer) -> Result<(), CliError> {
+    printer.answer(&client.get("/v1/status").await?, show)?;
+    Ok(())
+}
+
+fn show(status: &StatusDto) -> String {
+    let counts = &status.counts;
+    let underlay = status.underlay.as_ref();
+    let underlay =
+        underlay.map(|under| format!("{} ({}, MTU {})", under.vtep, under.device, under.mtu));
+    let endpoints = format!("{} ({} ready)", counts.endpoints, counts.endpoints_ready);
+    let mut text = fields(&[
+        ("Node", status.node.clone()),
+        ("Version", status.version.clone()),
+        (
+            "Health",
+            if status.healthy {
+                "healthy"
+            } else {
+                "not healthy"
+            }
+            .to_owned(),
+        ),
+        ("Uptime", uptime(status.uptime_seconds)),
+        ("VTEP", or_dash(underlay)),
+        ("Port", status.port.to_string()),
+        ("Programs", or_dash(status.attach.clone())),
+        ("XDP guard", xdp(status)),
+        (
+            "Hook",
+            status.hook.clone().unwrap_or_else(|| "off".to_owned()),
+        ),
+        ("Networks", counts.networks.to_string()),
+        ("Endpoints", endpoints),
+        ("Peers", counts.peers.to_string()),
+    ]);
+    if !status.problems.is_empty() {
+        text.push_str("\nProblems:\n");
+        for problem in &status.problems {
+            text.push_str(&format!("  - {problem}\n"));
+        }
+    }
+    if !status.drops.is_empty() {
+        text.push('\n');
+        text.push_str(&drops(&status.drops));
+    }
+    text
+}
+
+fn xdp(status: &StatusDto) -> String {
+    match (&status.xdp, &status.xdp_reason) {
+        (Some(mode), Some(reason)) if !reason.is_empty() => format!("{mode} ({reason})"),
+        (mode, _) => or_dash(mode.clone()),
+    }
+}
+
+fn drops(drops: &[DropDto]) -> String {
+    let row = |drop: &DropDto| {
+        [
+            or_dash(drop.network.clone()),
+            drop.direction.clone(),
+            drop.packets.to_string(),
+            drop.reason.clone(),
+            drop.text.clone(),
+        ]
+    };
+    let header = ["NETWORK", "DIRECTION", "DROPPED", "REASON", "MEANING"];
+    table(header, drops.iter().map(row).collect())
+}
+
+/// The two largest units: `3d 4h`, `5m 6s`.
+fn uptime(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {}m", minutes % 60),
+        (days, hours, _) => format!("{days}d {}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptimes_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m 1s"),
+            (7260, "2h 1m"),
+            (90_000, "1d 1h"),
+        ] {
+            assert_eq!(uptime(seconds), text);
+        }
+    }
+}

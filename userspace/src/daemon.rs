@@ -1,0 +1,183 @@
+//! The daemon: puts its parts together, runs them, and takes them apart.
+
+use std::{future::Future, io, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use crate::{
+    control::{Control, NodeInfo, PATIENCE, ThisHost},
+    logging,
+    mounts::{self, MountsError},
+    reconcile::{Reconciler, StartError},
+    settings::Settings,
+    store::{StoreError, embedded::Embedded},
+    surfaces::api::{self, Socket, SocketError},
+};
+
+/// How long requests and a reconcile that have begun may take at the end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the daemon could not start, or stopped without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// There is no place for pins.
+    #[error(transparent)]
+    Mounts(#[from] MountsError),
+    /// The state cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The API cannot be served at its path.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The kernel cannot be worked with.
+    #[error(transparent)]
+    Reconciler(#[from] StartError),
+    /// The stored state cannot be taken over.
+    #[error(transparent)]
+    Control(#[from] crate::control::Error),
+    /// The runtime or its signal handlers could not be set up.
+    #[error("the daemon cannot run: {0}")]
+    Runtime(#[source] io::Error),
+    /// A part ended that never should.
+    #[error("{part} ended: {reason}")]
+    Ended {
+        /// Which.
+        part: &'static str,
+        /// What is known about it.
+        reason: String,
+    },
+}
+
+/// Runs the daemon until it is told to stop. The dataplane stays as it is then,
+/// and forwards on.
+pub fn run(settings: Settings) -> Result<(), DaemonError> {
+    logging::start();
+    // Moves this process between mount namespaces, so it comes before threads.
+    mounts::prepare(&settings.bpffs)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(DaemonError::Runtime)?;
+    let outcome = runtime.block_on(serve(settings));
+    // A thread that hangs in a system call does not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve(settings: Settings) -> Result<(), DaemonError> {
+    let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
+    let store = Embedded::open(&settings.state_dir)?;
+    let socket = Socket::bind(&settings.socket())?;
+    let reconciler = Reconciler::start(settings.options()).await?;
+    let info = NodeInfo {
+        node: settings.node.clone(),
+        port: settings.port,
+        hook: settings.hook,
+        patience: PATIENCE,
+    };
+    let (control, controller) = Control::start(info, Box::new(store), Box::new(ThisHost)).await?;
+
+    let surfaces_stop = Stop::default();
+    let controller_stop = Stop::default();
+    let mut controller = tokio::spawn(controller.run(reconciler, controller_stop.stopped()));
+    if let Err(error) = control.ready().await {
+        warn!("{error}");
+    }
+    let mut api = tokio::spawn(api::serve(socket, control, surfaces_stop.stopped()));
+    let socket = settings.socket();
+    info!(node = settings.node, port = settings.port, socket = %socket.display(), "ready");
+
+    let outcome = tokio::select! {
+        name = signals.next() => {
+            info!("{name}: stopping; the dataplane forwards on");
+            Ok(())
+        }
+        ended = &mut controller => Err(ended_early("the reconcile loop", &ended.map(Ok))),
+        ended = &mut api => Err(ended_early("the API server", &ended)),
+    };
+    // Requests wait for the controller, so it goes last.
+    surfaces_stop.stop();
+    finish("the API server", api, &mut signals).await;
+    controller_stop.stop();
+    finish("the reconcile loop", controller, &mut signals).await;
+    outcome
+}
+
+fn ended_early(
+    part: &'static str,
+    ended: &Result<io::Result<()>, tokio::task::JoinError>,
+) -> DaemonError {
+    let reason = match ended {
+        Ok(Ok(())) => "nobody told it to".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    DaemonError::Ended { part, reason }
+}
+
+/// Waits for a part that was told to stop, but not for ever: no longer than
+/// [`GRACE`] or the next signal.
+async fn finish<T>(part: &str, task: JoinHandle<T>, signals: &mut Signals) {
+    if task.is_finished() {
+        return;
+    }
+    tokio::select! {
+        ended = timeout(GRACE, task) => if ended.is_err() {
+            warn!("{part} did not stop within {} s and is left behind", GRACE.as_secs());
+        },
+        name = signals.next() => warn!("{name}: not waiting for {part}"),
+    }
+}
+
+/// Tells parts to stop.
+#[derive(Debug)]
+struct Stop(watch::Sender<bool>);
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Stop {
+    fn stop(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Completes when told to stop.
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stopped = self.0.subscribe();
+        // Gone without a word is a stop too.
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    }
+}
+
+/// The signals that stop the daemon.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
