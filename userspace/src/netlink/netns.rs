@@ -3,18 +3,27 @@
 use std::{
     fs::File,
     io,
-    os::fd::AsFd,
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     thread,
 };
 
+use futures_util::StreamExt;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    nsid::{NsidAttribute, NsidMessage},
+};
 use nix::{
     sched::{CloneFlags, setns},
     sys::statfs::{FsType, fstatfs},
 };
 
-use super::Netlink;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+
+use super::{Error, Netlink, request};
 
 /// `NSFS_MAGIC` of `linux/magic.h`: what namespace files are on.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -112,4 +121,41 @@ impl Netns {
 /// The inode of the network namespace that `path` leads to now.
 pub fn inode(path: &Path) -> Result<u64, NetnsError> {
     Netns::open(path).map(|netns| netns.inode())
+}
+
+impl Netlink {
+    /// The number by which links of this namespace name `netns`; none if the
+    /// kernel has not given it one yet.
+    pub async fn netns_id(&self, netns: &Netns) -> Result<Option<i32>, Error> {
+        let mut question = NsidMessage::default();
+        let descriptor = netns.file.as_raw_fd().cast_unsigned();
+        question.attributes = vec![NsidAttribute::Fd(descriptor)];
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+        message.header.flags = NLM_F_REQUEST;
+        let mut handle = self.handle.clone();
+        let ask = async move {
+            let mut answers = handle.request(message)?;
+            while let Some(answer) = answers.next().await {
+                match answer.payload {
+                    NetlinkPayload::Error(error) => {
+                        return Err(rtnetlink::Error::NetlinkError(error));
+                    }
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) => {
+                        return Ok(assigned(&answer));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(None)
+        };
+        let action = || format!("identify the network namespace at {}", netns.path.display());
+        request(action, ask).await
+    }
+}
+
+fn assigned(answer: &NsidMessage) -> Option<i32> {
+    answer.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+        _ => None,
+    })
 }

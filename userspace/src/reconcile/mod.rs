@@ -1,16 +1,23 @@
 //! Makes the kernel equal to what is desired: observe, plan, apply. Idempotent
 //! and level-triggered; it never looks at how the difference came about.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+mod apply;
+pub mod observe;
+pub mod plan;
+mod reconciler;
+#[cfg(test)]
+mod simulation;
+pub mod tables;
 
-use ipnetwork::Ipv4Network;
-use tokio::sync::watch;
+use std::{collections::BTreeMap, error::Error, io, net::Ipv4Addr, path::PathBuf};
+
 use vxplane_common::{
     abi::{Counter, Traffic},
     drop::{Direction, DropReason},
 };
 
-use crate::model::Desired;
+pub use self::reconciler::Reconciler;
+use crate::datapath;
 
 /// How the user named the underlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,7 +154,13 @@ pub struct Counters {
 pub enum StartError {
     /// No netlink socket.
     #[error("cannot talk to the kernel's network configuration (rtnetlink)")]
-    Netlink(#[source] std::io::Error),
+    Netlink(#[source] io::Error),
+    /// No place for pins.
+    #[error("cannot use the bpffs directory")]
+    Datapath(#[from] datapath::Error),
+    /// TCX asked for on a kernel without it.
+    #[error("this kernel has no TCX (Linux 6.6); let vxplane choose, or ask for clsact")]
+    NoTcx,
 }
 
 /// Why counters could not be read.
@@ -156,47 +169,26 @@ pub enum CountersError {
     /// Nothing was loaded yet.
     #[error("the datapath is not loaded")]
     NotLoaded,
+    /// A map could not be read.
+    #[error("cannot read the counters")]
+    Datapath(#[source] datapath::Error),
     /// The reconcile loop did not answer in time.
     #[error("the reconcile loop is busy")]
     Busy,
 }
 
-/// The only writer of this host's kernel state.
-#[derive(Debug)]
-pub struct Reconciler {
-    changes: watch::Sender<u64>,
-}
-
-impl Reconciler {
-    /// Connects to the kernel of the network namespace this thread is in. Changes
-    /// nothing yet. Must be called within a tokio runtime.
-    pub async fn start(_options: Options) -> Result<Self, StartError> {
-        Ok(Self {
-            changes: watch::Sender::new(0),
-        })
+/// An error and what caused it, in one line.
+pub(crate) fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // A transparent error says the same as its source.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
     }
-
-    /// Makes the kernel equal to `desired` as far as it can and says how far
-    /// that was. One broken endpoint or peer keeps no other from being served.
-    pub async fn reconcile(&mut self, _desired: &Desired) -> Report {
-        Report::default()
-    }
-
-    /// The datapath's counters as they stand now.
-    pub fn counters(&self) -> Result<Counters, CountersError> {
-        Err(CountersError::NotLoaded)
-    }
-
-    /// Marked changed, some 200 ms after the event at the latest, when links,
-    /// addresses or routes of this namespace changed: time to reconcile. The
-    /// value has no meaning.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    /// The IPv4 subnets this host has routes to (the default route aside), which
-    /// a new network should not overlap.
-    pub async fn host_subnets(&self) -> Result<Vec<Ipv4Network>, CountersError> {
-        Ok(Vec::new())
-    }
+    text
 }

@@ -1,0 +1,237 @@
+//! Takes the steps of a plan. A failed step ends its endpoint's turn, or is a
+//! problem of the host's; either way the others go on.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+
+use super::{
+    describe,
+    observe::{FALLBACK, Inside, host_veth},
+    plan::{Entry, FALLBACK_MTU, Key, Op, Step},
+};
+use crate::{
+    datapath::{self, Attached, Datapath, Maps, TcMode},
+    model::Desired,
+    netlink::{self, LinkChange, Netlink, VethPair, find_port_owner},
+};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    #[error("{0}")]
+    PortInUse(String),
+    #[error("its network namespace is gone")]
+    NamespaceGone,
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Steps that changed something. Swapping in a program just loaded does not
+    /// count: it is what was there, anew.
+    pub(super) changes: usize,
+    /// By endpoint ID.
+    pub(super) failed: BTreeMap<String, String>,
+    /// The host's.
+    pub(super) problems: Vec<String>,
+    /// Whether what is learned should be looked through: peers or endpoints
+    /// changed.
+    pub(super) stale_learned: bool,
+}
+
+/// What steps act upon.
+pub(super) struct Hands<'a> {
+    pub(super) netlink: &'a Netlink,
+    pub(super) datapath: &'a mut Datapath,
+    pub(super) desired: &'a Desired,
+    pub(super) namespaces: &'a BTreeMap<String, Inside>,
+    pub(super) tc: TcMode,
+    pub(super) port: u16,
+}
+
+impl Hands<'_> {
+    /// Takes the steps in their order.
+    pub(super) async fn take(&mut self, steps: &[Step]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for Step { owner, op } in steps {
+            let turn_is_over = |id: &String| outcome.failed.contains_key(id);
+            if owner.as_ref().is_some_and(turn_is_over) {
+                continue;
+            }
+            match (self.step(owner.as_deref(), op).await, owner) {
+                (Ok(()), _) => {
+                    tracing::debug!(owner, ?op, "done");
+                    outcome.changes += usize::from(is_change(op));
+                    outcome.stale_learned |= touches_learned(op);
+                }
+                (Err(error), Some(id)) => {
+                    outcome.failed.insert(id.clone(), describe(&error));
+                }
+                (Err(error), None) => outcome.problems.push(describe(&error)),
+            }
+        }
+        outcome
+    }
+
+    async fn step(&mut self, owner: Option<&str>, op: &Op) -> Result<(), StepError> {
+        match op {
+            Op::DeleteVeth { index } | Op::DeleteFallback { index } => {
+                self.delete(*index).await?;
+            }
+            Op::CreateFallback => self.create_fallback().await?,
+            Op::RaiseFallback { index } => self.raise_fallback(*index).await?,
+            Op::Load(config) => self.datapath.load(*config).await?,
+            Op::ClearTraffic(slot) => self.datapath.maps()?.clear_traffic(*slot)?,
+            Op::Put(entry) => put(&mut *self.datapath.maps()?, *entry)?,
+            Op::Remove(key) => remove(&mut *self.datapath.maps()?, *key)?,
+            Op::Attach {
+                program,
+                device,
+                stands,
+            } => self.datapath.attach(*program, device, self.tc, *stands)?,
+            Op::Detach { program, index } => self.datapath.detach_link(program, *index)?,
+            Op::CreateVeth { mtu } => self.create_veth(owner, *mtu).await?,
+            Op::ChangeHost { index, change } => self.netlink.change_link(*index, change).await?,
+            Op::ChangeContainer { index, change } => {
+                let inside = self.inside(owner)?;
+                inside.netlink.change_link(*index, change).await?;
+            }
+            Op::AddAddress { index, address } => {
+                let inside = self.inside(owner)?;
+                let added = inside.netlink.add_address(*index, *address).await;
+                already(added, Errno::EEXIST)?;
+            }
+            Op::RemoveAddress { index, address } => {
+                let inside = self.inside(owner)?;
+                let removed = inside.netlink.delete_address(*index, *address).await;
+                already(removed, Errno::EADDRNOTAVAIL)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn inside(&self, owner: Option<&str>) -> Result<&Inside, StepError> {
+        owner
+            .and_then(|id| self.namespaces.get(id))
+            .ok_or(StepError::NamespaceGone)
+    }
+
+    async fn delete(&self, index: u32) -> Result<(), StepError> {
+        Ok(already(
+            self.netlink.delete_link(index).await,
+            Errno::ENODEV,
+        )?)
+    }
+
+    async fn create_veth(&self, owner: Option<&str>, mtu: u32) -> Result<(), StepError> {
+        let inside = self.inside(owner)?;
+        let endpoint = owner.and_then(|id| self.desired.endpoints.get(id));
+        let endpoint = endpoint.ok_or(StepError::NamespaceGone)?;
+        let pair = VethPair {
+            host_name: &host_veth(&endpoint.id),
+            container_name: &endpoint.ifname,
+            container_mac: endpoint.mac,
+            mtu,
+            netns: &inside.netns,
+        };
+        Ok(self.netlink.create_veth(&pair).await?)
+    }
+
+    /// Creates the device of the slow path and brings it up, which is when the
+    /// kernel opens its UDP port; without the port it does not stay.
+    async fn create_fallback(&self) -> Result<(), StepError> {
+        let created = self.netlink.create_vxlan(FALLBACK, self.port, FALLBACK_MTU);
+        if let Err(error) = created.await {
+            return Err(self.explain(error).await);
+        }
+        let Some(link) = self.netlink.link_by_name(FALLBACK).await? else {
+            return Ok(());
+        };
+        if let Err(error) = self.raise_fallback(link.index).await {
+            self.delete(link.index).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn raise_fallback(&self, index: u32) -> Result<(), StepError> {
+        let change = LinkChange {
+            mtu: Some(FALLBACK_MTU),
+            up: Some(true),
+            no_link_local: true,
+            ..LinkChange::default()
+        };
+        match self.netlink.change_link(index, &change).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    /// Names who has our port, if that is what went wrong.
+    async fn explain(&self, error: netlink::Error) -> StepError {
+        if !error.is(Errno::EADDRINUSE) && !error.is(Errno::EEXIST) {
+            return error.into();
+        }
+        let port = self.port;
+        match find_port_owner(self.netlink, port, FALLBACK).await {
+            Ok(Some(owner)) => StepError::PortInUse(format!(
+                "the VXLAN port, UDP {port}, is in use by {owner}; stop that or choose another \
+                 port with --port (the same on all hosts)"
+            )),
+            _ => error.into(),
+        }
+    }
+}
+
+/// Takes it for done where the kernel says that it was so already.
+fn already(result: Result<(), netlink::Error>, errno: Errno) -> Result<(), netlink::Error> {
+    match result {
+        Err(error) if error.is(errno) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_change(op: &Op) -> bool {
+    match op {
+        Op::Load(_) => false,
+        Op::Attach { stands, .. } => *stands == Attached::No,
+        _ => true,
+    }
+}
+
+fn touches_learned(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Put(Entry::Fdb(..) | Entry::Peer(..) | Entry::Network(..))
+            | Op::Remove(Key::Peer(_) | Key::Network(_))
+    )
+}
+
+fn put(maps: &mut Maps, entry: Entry) -> Result<(), datapath::Error> {
+    match entry {
+        Entry::Endpoint(key, value) => maps.endpoints.put(key, value),
+        Entry::Fdb(key, value) => maps.fdb.put(key, value),
+        Entry::Neighbour(key, value) => maps.neighbours.put(key, value),
+        Entry::Network(key, value) => maps.networks.put(key, value),
+        Entry::Peer(key, value) => maps.peers.put(key, value),
+        Entry::Flood(key, value) => maps.flood.put(key, value),
+        Entry::Budget(key, value) => maps.learn_budget.put(key, value),
+    }
+}
+
+fn remove(maps: &mut Maps, key: Key) -> Result<(), datapath::Error> {
+    match key {
+        Key::Endpoint(key) => maps.endpoints.remove(&key),
+        Key::Fdb(key) => maps.fdb.remove(&key),
+        Key::Neighbour(key) => maps.neighbours.remove(&key),
+        Key::Network(key) => maps.networks.remove(&key),
+        Key::Peer(key) => maps.peers.remove(&key),
+        Key::Flood(key) => maps.flood.remove(&key),
+        Key::Budget(key) => maps.learn_budget.remove(&key),
+    }
+}

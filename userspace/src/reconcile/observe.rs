@@ -1,0 +1,375 @@
+//! What there is: everything [`plan`](super::plan) decides upon, as one value.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    path::Path,
+};
+
+use futures_util::future::join_all;
+use ipnetwork::Ipv4Network;
+use vxplane_common::{abi::Config, types::MacAddr};
+
+use super::{Underlay, describe, tables::Tables};
+use crate::{
+    datapath::{self, Attached, Datapath, Device, Program, TcMode},
+    model::{Desired, Endpoint},
+    netlink::{self, Filter, Link, LinkKind, Netlink, Netns, NetnsError},
+    underlay::Surroundings,
+};
+
+/// The `vxlan external` device of the slow path.
+pub const FALLBACK: &str = "vxplane0";
+/// What the names of host veths begin with, before the endpoint's ID.
+const HOST_VETH: &str = "vxp";
+
+/// The device of the slow path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Not there.
+    Absent,
+    /// A device of its name that is not `vxlan external`: not ours.
+    Foreign,
+    /// There.
+    Present {
+        /// Its index.
+        index: u32,
+        /// Its UDP port.
+        port: u16,
+        /// Its MTU in bytes.
+        mtu: u32,
+        /// Administratively up.
+        up: bool,
+    },
+}
+
+/// The host's end of an endpoint's veth pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostVeth {
+    /// Its index.
+    pub index: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// The container's end of an endpoint's veth pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index, in the container.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: Option<MacAddr>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Its IPv4 addresses.
+    pub addresses: BTreeSet<Ipv4Network>,
+}
+
+/// The network namespace of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// Not there (any more).
+    Gone,
+    /// There, but it cannot be worked in, and why.
+    Unusable(String),
+    /// There.
+    Present {
+        /// The other end of the host veth, if it is in there.
+        interface: Option<Interface>,
+        /// Whether another interface has the name ours should have.
+        name_taken: bool,
+    },
+}
+
+/// The kernel's state, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The underlay.
+    pub underlay: Option<Underlay>,
+    /// First entropy port and how many there are.
+    pub source_ports: (u16, u16),
+    /// The device towards each peer there is a route to.
+    pub routes: BTreeMap<Ipv4Addr, u32>,
+    /// The device of the slow path.
+    pub fallback: Fallback,
+    /// Host veths by endpoint ID.
+    pub veths: BTreeMap<String, HostVeth>,
+    /// Namespaces of the desired endpoints, by ID.
+    pub containers: BTreeMap<String, Container>,
+    /// What the programs were loaded with by this process.
+    pub config: Option<Config>,
+    /// How programs stand at devices; what is not there is left out.
+    pub attached: BTreeMap<(Program, u32), Attached>,
+    /// Pinned links: program name and device index.
+    pub pins: BTreeSet<(&'static str, u32)>,
+    /// How TC programs are attached here.
+    pub tc: TcMode,
+    /// The maps, once they are loaded.
+    pub tables: Option<Tables>,
+}
+
+/// Why the kernel's state could not be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// rtnetlink failed.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The datapath failed.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+}
+
+/// The name of the host veth of the endpoint with this ID.
+pub fn host_veth(id: &str) -> String {
+    format!("{HOST_VETH}{id}")
+}
+
+/// The endpoint whose host veth has this name.
+fn endpoint_of(name: &str) -> Option<&str> {
+    let id = name.strip_prefix(HOST_VETH)?;
+    let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    (id.len() == 12 && id.bytes().all(is_hex)).then_some(id)
+}
+
+/// A namespace that is being worked in.
+#[derive(Debug)]
+pub(super) struct Inside {
+    pub(super) netns: Netns,
+    pub(super) netlink: Netlink,
+}
+
+/// The host veths among `links`, with the whole links for finding their peers.
+pub(super) fn host_veths(links: &[Link]) -> BTreeMap<String, &Link> {
+    links
+        .iter()
+        .filter(|link| link.kind == LinkKind::Veth)
+        .filter_map(|link| Some((endpoint_of(&link.name)?.to_owned(), link)))
+        .collect()
+}
+
+/// The device of the slow path among `links`.
+pub(super) fn fallback(links: &[Link]) -> Fallback {
+    match links.iter().find(|link| link.name == FALLBACK) {
+        None => Fallback::Absent,
+        Some(link) => match link.kind {
+            LinkKind::Vxlan {
+                port,
+                external: true,
+            } => Fallback::Present {
+                index: link.index,
+                port,
+                mtu: link.mtu,
+                up: link.up,
+            },
+            _ => Fallback::Foreign,
+        },
+    }
+}
+
+/// The device towards each peer. A peer without a route is left out.
+pub(super) async fn routes(
+    netlink: &Netlink,
+    desired: &Desired,
+    underlay: Option<&Underlay>,
+) -> BTreeMap<Ipv4Addr, u32> {
+    let source = underlay.map(|underlay| underlay.vtep);
+    let look_up = desired.peers.keys().map(|peer| async move {
+        let route = netlink.route_to(*peer, source).await.ok()?;
+        Some((*peer, route.device?))
+    });
+    join_all(look_up).await.into_iter().flatten().collect()
+}
+
+/// First entropy port and how many there are, as the kernel's own tunnels take
+/// them.
+pub(super) fn source_ports() -> (u16, u16) {
+    const DEFAULT: (u16, u16) = (32768, 60999);
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = range.split_ascii_whitespace().map(str::parse);
+    let (min, max) = match (ports.next(), ports.next()) {
+        (Some(Ok(min)), Some(Ok(max))) if min <= max => (min, max),
+        _ => DEFAULT,
+    };
+    (min, (max - min).max(1))
+}
+
+/// Enters the namespace of each endpoint and looks for its interface.
+pub(super) async fn containers(
+    netlink: &Netlink,
+    desired: &Desired,
+    veths: &BTreeMap<String, &Link>,
+) -> (BTreeMap<String, Container>, BTreeMap<String, Inside>) {
+    let own = netlink::inode(Path::new("/proc/thread-self/ns/net")).ok();
+    let looks = desired.endpoints.iter().map(|(id, endpoint)| async move {
+        let veth = veths.get(id).copied();
+        (id, container(netlink, endpoint, veth, own).await)
+    });
+    let mut containers = BTreeMap::new();
+    let mut namespaces = BTreeMap::new();
+    for (id, (container, inside)) in join_all(looks).await {
+        containers.insert(id.clone(), container);
+        if let Some(inside) = inside {
+            namespaces.insert(id.clone(), inside);
+        }
+    }
+    (containers, namespaces)
+}
+
+async fn container(
+    netlink: &Netlink,
+    endpoint: &Endpoint,
+    veth: Option<&Link>,
+    own: Option<u64>,
+) -> (Container, Option<Inside>) {
+    let netns = match Netns::open(&endpoint.netns.path) {
+        Ok(netns) => netns,
+        Err(NetnsError::Gone { .. }) => return (Container::Gone, None),
+        Err(error) => return (Container::Unusable(describe(&error)), None),
+    };
+    let is_process = endpoint.netns.path.starts_with("/proc");
+    if is_process && netns.inode() != endpoint.netns.inode {
+        return (Container::Gone, None);
+    }
+    if Some(netns.inode()) == own {
+        let reason = "it is in the daemon's own network namespace, which cannot be an endpoint";
+        return (Container::Unusable(reason.to_owned()), None);
+    }
+    match look_inside(netlink, &netns, endpoint, veth).await {
+        Ok((container, inside)) => (
+            container,
+            Some(Inside {
+                netns,
+                netlink: inside,
+            }),
+        ),
+        Err(reason) => (Container::Unusable(reason), None),
+    }
+}
+
+async fn look_inside(
+    netlink: &Netlink,
+    netns: &Netns,
+    endpoint: &Endpoint,
+    veth: Option<&Link>,
+) -> Result<(Container, Netlink), String> {
+    let inside = netns.connect().await.map_err(|e| describe(&e))?;
+    let links = inside.links().await.map_err(|e| describe(&e))?;
+    // An index alone says nothing: it counts per namespace.
+    let id = match veth {
+        Some(_) => netlink.netns_id(netns).await,
+        None => Ok(None),
+    };
+    let id = id.map_err(|e| describe(&e))?;
+    let peer = veth.filter(|veth| id.is_some() && veth.peer_netns == id);
+    let peer = peer.and_then(|veth| links.iter().find(|link| veth.peer == Some(link.index)));
+    let name_taken = links
+        .iter()
+        .any(|link| link.name == endpoint.ifname && Some(link.index) != peer.map(|p| p.index));
+    let interface = match peer {
+        None => None,
+        Some(link) => {
+            let addresses = inside.addresses().await.map_err(|e| describe(&e))?;
+            Some(Interface {
+                index: link.index,
+                name: link.name.clone(),
+                mac: link.mac,
+                mtu: link.mtu,
+                up: link.up,
+                addresses: addresses
+                    .iter()
+                    .filter(|address| address.link == link.index)
+                    .map(|address| address.network)
+                    .collect(),
+            })
+        }
+    };
+    let container = Container::Present {
+        interface,
+        name_taken,
+    };
+    Ok((container, inside))
+}
+
+/// How the programs stand at the devices they belong to.
+pub(super) async fn attached(
+    netlink: &Netlink,
+    datapath: &Datapath,
+    tc: TcMode,
+    devices: &[(Program, Device)],
+) -> Result<BTreeMap<(Program, u32), Attached>, ObserveError> {
+    let mut attached = BTreeMap::new();
+    for (program, device) in devices {
+        let stands = match tc {
+            TcMode::Tcx => datapath.attached_by_link(*program, device)?,
+            TcMode::Clsact => {
+                let filters: Vec<Filter> = netlink.ingress_filters(device.index).await?;
+                datapath.attached_by_filter(*program, &filters)?
+            }
+        };
+        if stands != Attached::No {
+            attached.insert((*program, device.index), stands);
+        }
+    }
+    Ok(attached)
+}
+
+/// The devices programs belong to, whether they are there yet or not.
+pub(super) fn devices(around: &Surroundings, underlay: Option<&Underlay>) -> Vec<(Program, Device)> {
+    let device = |index: u32, name: &str| Device {
+        index,
+        name: name.to_owned(),
+    };
+    let mut devices = Vec::new();
+    for link in &around.links {
+        if link.kind == LinkKind::Veth && endpoint_of(&link.name).is_some() {
+            devices.push((Program::FromContainer, device(link.index, &link.name)));
+        } else if link.name == FALLBACK && fallback(std::slice::from_ref(link)) != Fallback::Foreign
+        {
+            devices.push((Program::FromFallback, device(link.index, &link.name)));
+        }
+    }
+    if let Some(underlay) = underlay {
+        let on_underlay = device(underlay.ifindex, &underlay.device);
+        devices.push((Program::FromUnderlay, on_underlay));
+    }
+    devices
+}
+
+/// Reads the maps, if they are loaded.
+pub(super) fn tables(datapath: &Datapath) -> Result<Option<Tables>, ObserveError> {
+    let maps = match datapath.maps() {
+        Ok(maps) => maps,
+        Err(datapath::Error::NotLoaded) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(Tables {
+        endpoints: maps.endpoints.snapshot()?,
+        fdb: maps.fdb.snapshot()?,
+        neighbours: maps.neighbours.snapshot()?,
+        networks: maps.networks.snapshot()?,
+        peers: maps.peers.snapshot()?,
+        flood: maps.flood.snapshot()?,
+        budgets: maps.learn_budget.snapshot()?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_veths_are_known_by_their_names() {
+        assert_eq!(endpoint_of(&host_veth("0123456789ab")), Some("0123456789ab"));
+        assert_eq!(endpoint_of("vxp0123456789a"), None);
+        assert_eq!(endpoint_of("vxp0123456789AB"), None);
+        assert_eq!(endpoint_of("vxplane0"), None);
+        assert_eq!(endpoint_of("veth0123456789ab"), None);
+    }
+}

@@ -1,0 +1,515 @@
+//! The difference between what is desired and what there is, as a list of steps.
+//! Pure: the same inputs give the same steps, and a converged state gives none.
+//!
+//! One pass does what can be done with what is there; what depends on the
+//! outcome (the index of a new device, say) is planned in the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::Ipv4Network;
+use vxplane_common::abi::{
+    Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, Neighbour, NeighbourKey, Network,
+    OVERHEAD_IPV4, Peer, PeerKey,
+};
+
+use super::{
+    observe::{Container, FALLBACK, Fallback, HostVeth, Interface, Observed, host_veth},
+    tables::{Tables, Wired},
+};
+use crate::{
+    datapath::{Attached, Device, Program, TcMode, guard},
+    model::{self, Desired},
+    netlink::LinkChange,
+};
+
+/// MTU of the slow path's device: room for any frame. What it sends is cut to
+/// the underlay's MTU behind it, as the kernel routes it.
+pub(super) const FALLBACK_MTU: u32 = 65_000;
+/// MTU of the underlay while there is none to ask.
+const USUAL_MTU: u32 = 1500;
+
+/// What should be true.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What the user asked for.
+    pub desired: &'a Desired,
+    /// VXLAN UDP port.
+    pub port: u16,
+}
+
+/// An entry to write into a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is one map of `abi::map`")]
+pub enum Entry {
+    Endpoint(u32, Endpoint),
+    Fdb(FdbKey, FdbEntry),
+    Neighbour(NeighbourKey, Neighbour),
+    Network(u32, Network),
+    Peer(PeerKey, Peer),
+    Flood(FloodKey, FloodTarget),
+    Budget(u32, u32),
+}
+
+/// The key of an entry to remove from a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is one map of `abi::map`")]
+pub enum Key {
+    Endpoint(u32),
+    Fdb(FdbKey),
+    Neighbour(NeighbourKey),
+    Network(u32),
+    Peer(PeerKey),
+    Flood(FloodKey),
+    Budget(u32),
+}
+
+/// One change to the kernel. Each is idempotent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Delete a veth pair of ours.
+    DeleteVeth {
+        /// Index of the host's end.
+        index: u32,
+    },
+    /// Create the device of the slow path.
+    CreateFallback,
+    /// Delete the device of the slow path.
+    DeleteFallback {
+        /// Its index.
+        index: u32,
+    },
+    /// Bring the device of the slow path up, with its MTU.
+    RaiseFallback {
+        /// Its index.
+        index: u32,
+    },
+    /// Load the programs with these constants.
+    Load(Config),
+    /// Count the traffic of a slot from 0.
+    ClearTraffic(u32),
+    /// Write a map entry.
+    Put(Entry),
+    /// Remove a map entry.
+    Remove(Key),
+    /// Attach a program, or swap in what was loaded last.
+    Attach {
+        /// Which.
+        program: Program,
+        /// Where.
+        device: Device,
+        /// What is there now.
+        stands: Attached,
+    },
+    /// Remove a pinned link.
+    Detach {
+        /// The program's name.
+        program: &'static str,
+        /// Index of the device, which may be gone.
+        index: u32,
+    },
+    /// Create an endpoint's veth pair, down.
+    CreateVeth {
+        /// Bytes, for both ends.
+        mtu: u32,
+    },
+    /// Change the host's end.
+    ChangeHost {
+        /// Its index.
+        index: u32,
+        /// How.
+        change: LinkChange,
+    },
+    /// Change the container's end.
+    ChangeContainer {
+        /// Its index.
+        index: u32,
+        /// How.
+        change: LinkChange,
+    },
+    /// Give the container's end an address.
+    AddAddress {
+        /// Its index.
+        index: u32,
+        /// Which.
+        address: Ipv4Network,
+    },
+    /// Take an address from the container's end.
+    RemoveAddress {
+        /// Its index.
+        index: u32,
+        /// Which.
+        address: Ipv4Network,
+    },
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The endpoint it is for, whose further steps are pointless if it fails.
+    pub owner: Option<String>,
+    /// What to do.
+    pub op: Op,
+}
+
+/// What to do, and what cannot be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order in which they are to be taken.
+    pub steps: Vec<Step>,
+    /// Endpoints that no step can help, by ID, and why.
+    pub blocked: BTreeMap<String, String>,
+}
+
+impl Plan {
+    fn host(&mut self, op: Op) {
+        self.steps.push(Step { owner: None, op });
+    }
+
+    fn endpoint(&mut self, id: &str, op: Op) {
+        let owner = Some(id.to_owned());
+        self.steps.push(Step { owner, op });
+    }
+}
+
+/// The MTU of a network: what the user fixed, or what the underlay leaves.
+pub fn overlay_mtu(network: &model::Network, underlay_mtu: Option<u32>) -> u32 {
+    let derived = underlay_mtu
+        .unwrap_or(USUAL_MTU)
+        .saturating_sub(OVERHEAD_IPV4);
+    network.mtu.unwrap_or(derived)
+}
+
+/// What to do next.
+pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    let Sorted {
+        wired,
+        create,
+        delete,
+    } = sort(wanted, observed, &mut plan);
+    for index in delete {
+        plan.host(Op::DeleteVeth { index });
+    }
+    plan_fallback(wanted, observed, &mut plan);
+    let loads = plan_load(wanted, observed, &mut plan);
+    for (id, mtu) in create {
+        plan.endpoint(id, Op::CreateVeth { mtu });
+    }
+    // Pinned maps can only be looked at once they are loaded.
+    let Some(held) = &observed.tables else {
+        return plan;
+    };
+    plan_tables(wanted, observed, held, &wired, &mut plan);
+    let attachments = attachments(observed, &wired);
+    for (owner, program, device) in &attachments {
+        plan_attach(observed, loads, owner.as_ref(), *program, device, &mut plan);
+    }
+    for wired in &wired {
+        plan_interface(observed, wired, &mut plan);
+    }
+    plan_detach(observed, &attachments, &mut plan);
+    plan
+}
+
+/// Endpoints and veths by what is to become of them.
+struct Sorted<'a> {
+    /// Their pair is there.
+    wired: Vec<Wired<'a>>,
+    /// Their pair is to be created: ID and MTU.
+    create: Vec<(&'a str, u32)>,
+    /// Indices of the pairs that are to go.
+    delete: Vec<u32>,
+}
+
+fn sort<'a>(wanted: &Wanted<'a>, observed: &Observed, plan: &mut Plan) -> Sorted<'a> {
+    let mut sorted = Sorted {
+        wired: Vec::new(),
+        create: Vec::new(),
+        delete: Vec::new(),
+    };
+    let desired = wanted.desired;
+    for (id, veth) in &observed.veths {
+        if !desired.endpoints.contains_key(id) {
+            sorted.delete.push(veth.index);
+        }
+    }
+    for (id, endpoint) in &desired.endpoints {
+        let veth = observed.veths.get(id);
+        let Some(network) = desired.networks.get(&endpoint.network) else {
+            let reason = format!("there is no network {}", endpoint.network);
+            plan.blocked.insert(id.clone(), reason);
+            sorted.delete.extend(veth.map(|veth| veth.index));
+            continue;
+        };
+        match (observed.containers.get(id), veth) {
+            (Some(Container::Unusable(reason)), veth) => {
+                plan.blocked.insert(id.clone(), reason.clone());
+                sorted.wired.extend(veth.map(|v| wire(endpoint, network, v)));
+            }
+            (Some(Container::Present { interface, name_taken }), veth) => {
+                if let (Some(veth), Some(_)) = (veth, interface) {
+                    sorted.wired.push(wire(endpoint, network, veth));
+                    continue;
+                }
+                // The other end is in another namespace: the one before.
+                sorted.delete.extend(veth.map(|veth| veth.index));
+                if *name_taken {
+                    let reason =
+                        format!("the container already has an interface {}", endpoint.ifname);
+                    plan.blocked.insert(id.clone(), reason);
+                } else {
+                    let mtu = overlay_mtu(network, observed.underlay.as_ref().map(|u| u.mtu));
+                    sorted.create.push((id, mtu));
+                }
+            }
+            (Some(Container::Gone) | None, veth) => {
+                sorted.delete.extend(veth.map(|veth| veth.index));
+            }
+        }
+    }
+    sorted
+}
+
+fn wire<'a>(
+    endpoint: &'a model::Endpoint,
+    network: &'a model::Network,
+    veth: &HostVeth,
+) -> Wired<'a> {
+    Wired {
+        endpoint,
+        network,
+        ifindex: veth.index,
+    }
+}
+
+fn plan_fallback(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) {
+    match observed.fallback {
+        Fallback::Foreign => {}
+        Fallback::Absent => plan.host(Op::CreateFallback),
+        Fallback::Present { index, port, .. } if port != wanted.port => {
+            plan.host(Op::DeleteFallback { index });
+            plan.host(Op::CreateFallback);
+        }
+        Fallback::Present { index, mtu, up, .. } => {
+            if !up || mtu != FALLBACK_MTU {
+                plan.host(Op::RaiseFallback { index });
+            }
+        }
+    }
+}
+
+/// Plans to load the programs if what is loaded has other constants, and says
+/// whether.
+fn plan_load(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) -> bool {
+    // The port is ours only while our device has it, and with another's VXLAN
+    // packets the programs must not meddle.
+    let fallback_ifindex = match observed.fallback {
+        Fallback::Present { index, port, .. } if port == wanted.port => index,
+        _ => return false,
+    };
+    let underlay = observed.underlay.as_ref();
+    let (source_port_min, source_port_range) = observed.source_ports;
+    let config = Config {
+        vtep: underlay.map_or([0; 4], |underlay| underlay.vtep.octets()),
+        port: wanted.port.to_be_bytes(),
+        source_port_min,
+        source_port_range,
+        _pad: [0; 2],
+        fallback_ifindex,
+        underlay_mtu: underlay.map_or(USUAL_MTU, |underlay| underlay.mtu),
+    };
+    let loads = observed.config != Some(config);
+    if loads {
+        plan.host(Op::Load(config));
+    }
+    loads
+}
+
+fn plan_tables(
+    wanted: &Wanted<'_>,
+    observed: &Observed,
+    held: &Tables,
+    wired: &[Wired<'_>],
+    plan: &mut Plan,
+) {
+    let tables = Tables::wanted(wanted, observed, held, wired);
+    let owners: BTreeMap<u32, &str> = wired
+        .iter()
+        .map(|wired| (wired.ifindex, wired.endpoint.id.as_str()))
+        .collect();
+    let mut steps = TableSteps::default();
+    steps.diff(&tables.peers, &held.peers, Entry::Peer, Key::Peer);
+    // A list grows before its length does, and shrinks after it.
+    steps.diff(&tables.flood, &held.flood, Entry::Flood, Key::Flood);
+    steps.diff(&tables.budgets, &held.budgets, Entry::Budget, Key::Budget);
+    steps.diff(&tables.networks, &held.networks, Entry::Network, Key::Network);
+    steps.diff(&tables.fdb, &held.fdb, Entry::Fdb, Key::Fdb);
+    steps.diff(&tables.neighbours, &held.neighbours, Entry::Neighbour, Key::Neighbour);
+    // Last: with its endpoint entry a veth begins to forward.
+    steps.diff(&tables.endpoints, &held.endpoints, Entry::Endpoint, Key::Endpoint);
+    for entry in steps.puts {
+        let owner = match entry {
+            Entry::Endpoint(ifindex, _) | Entry::Fdb(_, FdbEntry { ifindex, .. }) => {
+                owners.get(&ifindex).copied()
+            }
+            _ => None,
+        };
+        if let (Some(id), Entry::Endpoint(ifindex, endpoint)) = (owner, entry)
+            && !held.endpoints.contains_key(&ifindex)
+        {
+            plan.endpoint(id, Op::ClearTraffic(endpoint.slot));
+        }
+        match owner {
+            Some(id) => plan.endpoint(id, Op::Put(entry)),
+            None => plan.host(Op::Put(entry)),
+        }
+    }
+    // What hides behind a network's length goes after the length.
+    for key in steps.removals.into_iter().rev() {
+        plan.host(Op::Remove(key));
+    }
+}
+
+/// Map changes, in the order of the maps they are for.
+#[derive(Default)]
+struct TableSteps {
+    puts: Vec<Entry>,
+    removals: Vec<Key>,
+}
+
+impl TableSteps {
+    fn diff<K: Ord + Copy, V: PartialEq + Copy>(
+        &mut self,
+        wanted: &BTreeMap<K, V>,
+        held: &BTreeMap<K, V>,
+        put: impl Fn(K, V) -> Entry,
+        remove: impl Fn(K) -> Key,
+    ) {
+        let differs = |(key, value): &(&K, &V)| held.get(key) != Some(*value);
+        self.puts.extend(
+            wanted
+                .iter()
+                .filter(differs)
+                .map(|(key, value)| put(*key, *value)),
+        );
+        let stale = held.keys().filter(|key| !wanted.contains_key(key));
+        self.removals.extend(stale.map(|key| remove(*key)));
+    }
+}
+
+type Attachment = (Option<String>, Program, Device);
+
+/// Where programs belong, given the devices there are.
+fn attachments(observed: &Observed, wired: &[Wired<'_>]) -> Vec<Attachment> {
+    let device = |index: u32, name: &str| Device {
+        index,
+        name: name.to_owned(),
+    };
+    let mut attachments = Vec::new();
+    if let Fallback::Present { index, .. } = observed.fallback {
+        attachments.push((None, Program::FromFallback, device(index, FALLBACK)));
+    }
+    if let Some(underlay) = &observed.underlay {
+        let on_underlay = device(underlay.ifindex, &underlay.device);
+        attachments.push((None, Program::FromUnderlay, on_underlay));
+    }
+    for wired in wired {
+        let id = &wired.endpoint.id;
+        let on_veth = device(wired.ifindex, &host_veth(id));
+        attachments.push((Some(id.clone()), Program::FromContainer, on_veth));
+    }
+    attachments
+}
+
+fn plan_attach(
+    observed: &Observed,
+    loads: bool,
+    owner: Option<&String>,
+    program: Program,
+    device: &Device,
+    plan: &mut Plan,
+) {
+    let stands = observed.attached.get(&(program, device.index)).copied();
+    let stands = match stands.unwrap_or(Attached::No) {
+        Attached::Current if !loads => return,
+        Attached::Current => Attached::Outdated,
+        other => other,
+    };
+    // Nothing is loaded, and nothing is going to be.
+    if observed.config.is_none() && !loads {
+        return;
+    }
+    let op = Op::Attach {
+        program,
+        device: device.clone(),
+        stands,
+    };
+    plan.steps.push(Step {
+        owner: owner.cloned(),
+        op,
+    });
+}
+
+/// The container's interface: as desired, and up last of all.
+fn plan_interface(observed: &Observed, wired: &Wired<'_>, plan: &mut Plan) {
+    let (id, endpoint) = (wired.endpoint.id.as_str(), wired.endpoint);
+    let (Some(veth), Some(Container::Present { interface: Some(interface), .. })) =
+        (observed.veths.get(id), observed.containers.get(id))
+    else {
+        return;
+    };
+    let mtu = overlay_mtu(wired.network, observed.underlay.as_ref().map(|u| u.mtu));
+    let prefix = wired.network.subnet.prefix();
+    let index = interface.index;
+    if let Ok(address) = Ipv4Network::new(endpoint.ip, prefix) {
+        for stale in interface.addresses.iter().filter(|a| **a != address) {
+            let address = *stale;
+            plan.endpoint(id, Op::RemoveAddress { index, address });
+        }
+        if !interface.addresses.contains(&address) {
+            plan.endpoint(id, Op::AddAddress { index, address });
+        }
+    }
+    let change = container_change(endpoint, interface, mtu);
+    if change != LinkChange::default() {
+        plan.endpoint(id, Op::ChangeContainer { index, change });
+    }
+    let change = LinkChange {
+        mtu: (veth.mtu != mtu).then_some(mtu),
+        up: (!veth.up).then_some(true),
+        no_link_local: !veth.up,
+        ..LinkChange::default()
+    };
+    if change != LinkChange::default() {
+        let index = veth.index;
+        plan.endpoint(id, Op::ChangeHost { index, change });
+    }
+}
+
+fn container_change(endpoint: &model::Endpoint, interface: &Interface, mtu: u32) -> LinkChange {
+    LinkChange {
+        name: (interface.name != endpoint.ifname).then(|| endpoint.ifname.clone()),
+        mac: (interface.mac != Some(endpoint.mac)).then_some(endpoint.mac),
+        mtu: (interface.mtu != mtu).then_some(mtu),
+        up: (!interface.up).then_some(true),
+        no_link_local: !interface.up,
+    }
+}
+
+/// Pins of devices that are gone or no longer have a program of ours.
+fn plan_detach(observed: &Observed, attachments: &[Attachment], plan: &mut Plan) {
+    let mut wanted: BTreeSet<(&str, u32)> = BTreeSet::new();
+    if observed.tc == TcMode::Tcx {
+        wanted.extend(attachments.iter().map(|(_, p, d)| (p.name(), d.index)));
+    }
+    // Whether the underlay has a guard is decided elsewhere.
+    wanted.extend(observed.underlay.iter().map(|u| (guard::PROGRAM, u.ifindex)));
+    for (program, index) in &observed.pins {
+        if !wanted.contains(&(*program, *index)) {
+            plan.host(Op::Detach {
+                program,
+                index: *index,
+            });
+        }
+    }
+}

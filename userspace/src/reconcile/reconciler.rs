@@ -1,0 +1,380 @@
+//! The loop around observe, plan and apply.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as StdError,
+    net::Ipv4Addr,
+};
+
+use ipnetwork::Ipv4Network;
+use tokio::{sync::watch, task::AbortHandle};
+use vxplane_common::abi::Config;
+
+use super::{
+    AttachMode, Counters, CountersError, DatapathStatus, EndpointState, Options, Report,
+    StartError, Underlay, UnderlayChoice,
+    apply::{Hands, Outcome},
+    describe,
+    observe::{self, Container, FALLBACK, Fallback, HostVeth, Inside, ObserveError, Observed},
+    plan::{Plan, Wanted, plan},
+    tables::flood_overflow,
+};
+use crate::{
+    datapath::{self, Datapath, TcMode, guard::Guard},
+    model::Desired,
+    netlink::{self, Link, Netlink},
+    underlay::Surroundings,
+};
+
+/// Passes of one reconcile. Making everything from nothing takes four: devices,
+/// programs, maps and interfaces, and one that finds nothing to do.
+const PASSES: usize = 6;
+
+/// The only writer of this host's kernel state.
+#[derive(Debug)]
+pub struct Reconciler {
+    options: Options,
+    netlink: Netlink,
+    datapath: Datapath,
+    tc: TcMode,
+    /// As found last, for when the default route is gone for a while.
+    underlay: Option<Underlay>,
+    guard: Option<GuardFor>,
+    changes: watch::Sender<u64>,
+    watching: AbortHandle,
+}
+
+/// Where the guard runs, and for which state of things that was decided.
+#[derive(Debug)]
+struct GuardFor {
+    guard: Guard,
+    config: Config,
+    device: Link,
+}
+
+impl Drop for Reconciler {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+/// One look at the kernel.
+struct Seen {
+    observed: Observed,
+    namespaces: BTreeMap<String, Inside>,
+    underlay_link: Option<Link>,
+    /// What is wrong with the underlay.
+    problem: Option<String>,
+}
+
+impl Reconciler {
+    /// Connects to the kernel of the network namespace this thread is in. Changes
+    /// nothing there yet. Must be called within a tokio runtime.
+    #[expect(
+        clippy::unused_async,
+        reason = "callers must be in a runtime, and may have to wait in a later version"
+    )]
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let tc = match (options.attach, datapath::tcx_available()) {
+            (AttachMode::Clsact, _) | (AttachMode::Auto, false) => TcMode::Clsact,
+            (AttachMode::Auto | AttachMode::Tcx, true) => TcMode::Tcx,
+            (AttachMode::Tcx, false) => return Err(StartError::NoTcx),
+        };
+        let changes = watch::Sender::new(0);
+        Ok(Self {
+            netlink: Netlink::connect().map_err(StartError::Netlink)?,
+            datapath: Datapath::open(&options.bpffs)?,
+            tc,
+            underlay: None,
+            guard: None,
+            watching: netlink::watch(changes.clone()).map_err(StartError::Netlink)?,
+            changes,
+            options,
+        })
+    }
+
+    /// Makes the kernel equal to `desired` as far as it can and says how far
+    /// that was. One broken endpoint or peer keeps no other from being served.
+    pub async fn reconcile(&mut self, desired: &Desired) -> Report {
+        let mut report = Report::default();
+        if let Err(error) = self.converge(desired, &mut report).await {
+            let reason = describe(&error);
+            for id in desired.endpoints.keys() {
+                let failed = EndpointState::Failed(reason.clone());
+                report.endpoints.entry(id.clone()).or_insert(failed);
+            }
+            report.problems.push(reason);
+        }
+        report
+    }
+
+    async fn converge(
+        &mut self,
+        desired: &Desired,
+        report: &mut Report,
+    ) -> Result<(), ObserveError> {
+        let wanted = Wanted {
+            desired,
+            port: self.options.port,
+        };
+        let mut seen = self.observe(desired).await?;
+        let mut next = plan(&wanted, &seen.observed);
+        let mut outcome = Outcome::default();
+        for _ in 1..PASSES {
+            if next.steps.is_empty() {
+                outcome = Outcome::default();
+                break;
+            }
+            outcome = self.apply(desired, &seen.namespaces, &next).await;
+            report.changes += outcome.changes;
+            seen = self.observe(desired).await?;
+            let before = std::mem::replace(&mut next, plan(&wanted, &seen.observed));
+            // The same again would fail again.
+            if before.steps == next.steps {
+                break;
+            }
+        }
+        report.underlay.clone_from(&seen.observed.underlay);
+        report.problems.extend(seen.problem.take());
+        report.problems.extend(problems(&wanted, &seen.observed));
+        report.problems.append(&mut outcome.problems);
+        report.datapath = self.place_guard(&seen, report);
+        report.endpoints = self.states(desired, &seen.observed, &next, outcome, report);
+        Ok(())
+    }
+
+    async fn apply(
+        &mut self,
+        desired: &Desired,
+        namespaces: &BTreeMap<String, Inside>,
+        plan: &Plan,
+    ) -> Outcome {
+        let mut hands = Hands {
+            netlink: &self.netlink,
+            datapath: &mut self.datapath,
+            desired,
+            namespaces,
+            tc: self.tc,
+            port: self.options.port,
+        };
+        let outcome = hands.take(&plan.steps).await;
+        if outcome.stale_learned
+            && let Err(error) = self.forget_stale()
+        {
+            tracing::warn!(
+                error = &error as &dyn StdError,
+                "cannot forget learned MAC addresses that no longer hold"
+            );
+        }
+        outcome
+    }
+
+    fn forget_stale(&self) -> Result<(), datapath::Error> {
+        self.datapath.maps()?.sweep_learned()
+    }
+
+    async fn observe(&mut self, desired: &Desired) -> Result<Seen, ObserveError> {
+        let around = Surroundings::observe(&self.netlink).await?;
+        let problem = self.find_underlay(&around);
+        let underlay = self.underlay.clone();
+        let veths = observe::host_veths(&around.links);
+        let (containers, namespaces) =
+            observe::containers(&self.netlink, desired, &veths).await;
+        let devices = observe::devices(&around, underlay.as_ref());
+        let loaded = self.datapath.config().is_some();
+        let attached = match loaded {
+            true => observe::attached(&self.netlink, &self.datapath, self.tc, &devices).await?,
+            false => BTreeMap::new(),
+        };
+        let observed = Observed {
+            source_ports: observe::source_ports(),
+            routes: observe::routes(&self.netlink, desired, underlay.as_ref()).await,
+            fallback: observe::fallback(&around.links),
+            veths: veths
+                .iter()
+                .map(|(id, link)| (id.clone(), HostVeth::from(*link)))
+                .collect(),
+            containers,
+            config: self.datapath.config(),
+            attached,
+            pins: self.datapath.pinned_links()?,
+            tc: self.tc,
+            tables: observe::tables(&self.datapath)?,
+            underlay,
+        };
+        let index = observed.underlay.as_ref().map(|underlay| underlay.ifindex);
+        let underlay_link = around.links.iter().find(|link| Some(link.index) == index);
+        Ok(Seen {
+            underlay_link: underlay_link.cloned(),
+            observed,
+            namespaces,
+            problem,
+        })
+    }
+
+    /// Looks for the underlay; a default route that is gone for a while (a lease
+    /// being renewed) does not take it away. What is wrong is returned.
+    fn find_underlay(&mut self, around: &Surroundings) -> Option<String> {
+        let error = match around.underlay(&self.options.underlay) {
+            Ok(underlay) => {
+                self.underlay = Some(underlay);
+                return None;
+            }
+            Err(error) => error,
+        };
+        let still_there = self
+            .underlay
+            .as_ref()
+            .filter(|_| self.options.underlay == UnderlayChoice::DefaultRoute)
+            .and_then(|last| {
+                let same = around.underlay(&UnderlayChoice::Address(last.vtep)).ok()?;
+                (same.ifindex == last.ifindex).then_some(same)
+            });
+        self.underlay = still_there;
+        Some(describe(&error))
+    }
+
+    /// Puts the guard in its place if anything has changed that it depends on.
+    fn place_guard(&mut self, seen: &Seen, report: &mut Report) -> Option<DatapathStatus> {
+        let config = self.datapath.config()?;
+        let status = |xdp: &'static str, xdp_reason: String| DatapathStatus {
+            attach: match self.tc {
+                TcMode::Tcx => "tcx",
+                TcMode::Clsact => "clsact",
+            },
+            xdp,
+            xdp_reason,
+        };
+        let Some(link) = &seen.underlay_link else {
+            self.guard = None;
+            return Some(status("off", "there is no underlay".to_owned()));
+        };
+        let settled = self.guard.as_ref().filter(|placed| {
+            placed.config == config && placed.device.xdp == link.xdp && placed.device.index == link.index
+        });
+        if let Some(placed) = settled {
+            let guard = &placed.guard;
+            return Some(status(guard.place.name(), guard.reason.clone()));
+        }
+        let placed = match self.datapath.guard(link, self.options.xdp) {
+            Ok(guard) => guard,
+            Err(error) => {
+                self.guard = None;
+                let reason = describe(&error);
+                report.problems.push(format!("the XDP guard is off: {reason}"));
+                return Some(status("off", reason));
+            }
+        };
+        tracing::info!(place = placed.place.name(), reason = placed.reason, "XDP guard");
+        let status = status(placed.place.name(), placed.reason.clone());
+        self.guard = Some(GuardFor {
+            guard: placed,
+            config,
+            device: link.clone(),
+        });
+        Some(status)
+    }
+
+    fn states(
+        &self,
+        desired: &Desired,
+        observed: &Observed,
+        next: &Plan,
+        mut outcome: Outcome,
+        report: &Report,
+    ) -> BTreeMap<String, EndpointState> {
+        let unsettled: BTreeSet<&String> =
+            next.steps.iter().filter_map(|s| s.owner.as_ref()).collect();
+        let state = |id: &String| {
+            if matches!(observed.containers.get(id), Some(Container::Gone) | None) {
+                return EndpointState::NamespaceGone;
+            }
+            if let Some(reason) = next.blocked.get(id) {
+                return EndpointState::Failed(reason.clone());
+            }
+            if let Some(reason) = outcome.failed.remove(id) {
+                return EndpointState::Failed(reason);
+            }
+            if self.datapath.config().is_none() {
+                let reason = report.problems.join("; ");
+                return EndpointState::Failed(format!("the datapath is not loaded: {reason}"));
+            }
+            if unsettled.contains(id) {
+                let reason = "something else keeps changing its interface";
+                return EndpointState::Failed(reason.to_owned());
+            }
+            EndpointState::Ready {
+                host_ifname: observe::host_veth(id),
+            }
+        };
+        let ids = desired.endpoints.keys();
+        ids.map(|id| id.clone()).zip(desired.endpoints.keys().map(state)).collect()
+    }
+
+    /// The datapath's counters as they stand now.
+    pub fn counters(&self) -> Result<Counters, CountersError> {
+        match self.datapath.maps().and_then(|maps| maps.counters()) {
+            Ok(counters) => Ok(counters),
+            Err(datapath::Error::NotLoaded) => Err(CountersError::NotLoaded),
+            Err(error) => Err(CountersError::Datapath(error)),
+        }
+    }
+
+    /// Marked changed, some 200 ms after the event at the latest, when links,
+    /// addresses or routes of this namespace changed: time to reconcile. The
+    /// value has no meaning.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The IPv4 subnets this host has routes to (the default route aside), which
+    /// a new network should not overlap.
+    pub async fn host_subnets(&self) -> Result<Vec<Ipv4Network>, netlink::Error> {
+        let routes = self.netlink.routes().await?;
+        let subnets = routes.iter().map(|route| route.destination);
+        Ok(subnets.filter(|subnet| subnet.prefix() > 0).collect())
+    }
+}
+
+impl From<&Link> for HostVeth {
+    fn from(link: &Link) -> Self {
+        Self {
+            index: link.index,
+            mtu: link.mtu,
+            up: link.up,
+        }
+    }
+}
+
+/// What is not as desired and cannot be made so by any step.
+fn problems(wanted: &Wanted<'_>, observed: &Observed) -> Vec<String> {
+    let mut problems = Vec::new();
+    if observed.fallback == Fallback::Foreign {
+        problems.push(format!(
+            "there is a device {FALLBACK} that vxplane did not create; rename or delete it"
+        ));
+    }
+    let own = observed.underlay.as_ref().map(|underlay| underlay.vtep);
+    for peer in wanted.desired.peers.keys() {
+        if Some(*peer) == own {
+            problems.push(format!("the peer {peer} is this host itself"));
+        } else if own.is_some() && !observed.routes.contains_key(peer) {
+            problems.push(format!("there is no route to the peer {peer}"));
+        }
+    }
+    for network in wanted.desired.networks.values() {
+        let endpoints = wanted.desired.endpoints.values();
+        let endpoints = endpoints.filter(|e| e.network == network.name).count();
+        let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let peers = wanted.peers_of(&network.name, own).count();
+        let left_out = flood_overflow(endpoints, peers);
+        if left_out > 0 {
+            problems.push(format!(
+                "the network {} is too large for flooding: {left_out} of its endpoints here \
+                 receive no broadcasts",
+                network.name
+            ));
+        }
+    }
+    problems
+}
