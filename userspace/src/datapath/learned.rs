@@ -46,10 +46,10 @@ impl Known<'_> {
 fn budgets<'a>(
     networks: &BTreeMap<u32, Network>,
     learned: impl Iterator<Item = &'a FdbKey>,
-) -> BTreeMap<u32, u32> {
-    let mut budgets: BTreeMap<u32, u32> = networks
+) -> BTreeMap<u32, u64> {
+    let mut budgets: BTreeMap<u32, u64> = networks
         .keys()
-        .map(|vni| (*vni, MAX_LEARNED_PER_NETWORK))
+        .map(|vni| (*vni, u64::from(MAX_LEARNED_PER_NETWORK)))
         .collect();
     for key in learned {
         if let Some(budget) = budgets.get_mut(&key.vni) {
@@ -190,8 +190,8 @@ mod tests {
             BTreeMap::from([(7, Network { flood_len: 0 }), (8, Network { flood_len: 1 })]);
         let learned = [key(7, 1), key(7, 2), key(9, 1)];
         let expected = BTreeMap::from([
-            (7, MAX_LEARNED_PER_NETWORK - 2),
-            (8, MAX_LEARNED_PER_NETWORK),
+            (7, u64::from(MAX_LEARNED_PER_NETWORK) - 2),
+            (8, u64::from(MAX_LEARNED_PER_NETWORK)),
         ]);
         assert_eq!(budgets(&networks, learned.iter()), expected);
     }

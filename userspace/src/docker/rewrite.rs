@@ -169,10 +169,7 @@ mod tests {
         let old = r#"{"message":"Invalid signal: vxplane: no network `db`"}"#;
         let new = r#"{"message":"invalid signal: vxplane: no network `db`"}"#;
         for body in [old, new] {
-            assert_eq!(
-                quoted_refusal(body).as_deref(),
-                Some("no network `db`")
-            );
+            assert_eq!(quoted_refusal(body).as_deref(), Some("no network `db`"));
         }
         assert_eq!(quoted_refusal(r#"{"message":"No such image: b"}"#), None);
         assert_eq!(quoted_refusal(""), None);

@@ -154,8 +154,11 @@ impl Netlink {
 }
 
 fn assigned(answer: &NsidMessage) -> Option<i32> {
-    answer.attributes.iter().find_map(|attribute| match attribute {
-        NsidAttribute::Id(id) if *id >= 0 => Some(*id),
-        _ => None,
-    })
+    answer
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+            _ => None,
+        })
 }

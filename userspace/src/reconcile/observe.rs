@@ -321,7 +321,10 @@ pub(super) async fn attached(
 }
 
 /// The devices programs belong to, whether they are there yet or not.
-pub(super) fn devices(around: &Surroundings, underlay: Option<&Underlay>) -> Vec<(Program, Device)> {
+pub(super) fn devices(
+    around: &Surroundings,
+    underlay: Option<&Underlay>,
+) -> Vec<(Program, Device)> {
     let device = |index: u32, name: &str| Device {
         index,
         name: name.to_owned(),
@@ -366,7 +369,10 @@ mod tests {
 
     #[test]
     fn host_veths_are_known_by_their_names() {
-        assert_eq!(endpoint_of(&host_veth("0123456789ab")), Some("0123456789ab"));
+        assert_eq!(
+            endpoint_of(&host_veth("0123456789ab")),
+            Some("0123456789ab")
+        );
         assert_eq!(endpoint_of("vxp0123456789a"), None);
         assert_eq!(endpoint_of("vxp0123456789AB"), None);
         assert_eq!(endpoint_of("vxplane0"), None);

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::Ipv4Network;
 use vxplane_common::abi::{
-    Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, Neighbour, NeighbourKey, Network,
-    OVERHEAD_IPV4, Peer, PeerKey,
+    Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Neighbour,
+    NeighbourKey, Network, OVERHEAD_IPV4, Peer, PeerKey,
 };
 
 use super::{
@@ -47,7 +47,7 @@ pub enum Entry {
     Network(u32, Network),
     Peer(PeerKey, Peer),
     Flood(FloodKey, FloodTarget),
-    Budget(u32, u32),
+    Budget(u32, LearnBudget),
 }
 
 /// The key of an entry to remove from a map.
@@ -244,9 +244,17 @@ fn sort<'a>(wanted: &Wanted<'a>, observed: &Observed, plan: &mut Plan) -> Sorted
         match (observed.containers.get(id), veth) {
             (Some(Container::Unusable(reason)), veth) => {
                 plan.blocked.insert(id.clone(), reason.clone());
-                sorted.wired.extend(veth.map(|v| wire(endpoint, network, v)));
+                sorted
+                    .wired
+                    .extend(veth.map(|v| wire(endpoint, network, v)));
             }
-            (Some(Container::Present { interface, name_taken }), veth) => {
+            (
+                Some(Container::Present {
+                    interface,
+                    name_taken,
+                }),
+                veth,
+            ) => {
                 if let (Some(veth), Some(_)) = (veth, interface) {
                     sorted.wired.push(wire(endpoint, network, veth));
                     continue;
@@ -314,7 +322,7 @@ fn plan_load(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) -> bool 
         port: wanted.port.to_be_bytes(),
         source_port_min,
         source_port_range,
-        _pad: [0; 2],
+        pad: [0; 2],
         fallback_ifindex,
         underlay_mtu: underlay.map_or(USUAL_MTU, |underlay| underlay.mtu),
     };
@@ -342,11 +350,26 @@ fn plan_tables(
     // A list grows before its length does, and shrinks after it.
     steps.diff(&tables.flood, &held.flood, Entry::Flood, Key::Flood);
     steps.diff(&tables.budgets, &held.budgets, Entry::Budget, Key::Budget);
-    steps.diff(&tables.networks, &held.networks, Entry::Network, Key::Network);
+    steps.diff(
+        &tables.networks,
+        &held.networks,
+        Entry::Network,
+        Key::Network,
+    );
     steps.diff(&tables.fdb, &held.fdb, Entry::Fdb, Key::Fdb);
-    steps.diff(&tables.neighbours, &held.neighbours, Entry::Neighbour, Key::Neighbour);
+    steps.diff(
+        &tables.neighbours,
+        &held.neighbours,
+        Entry::Neighbour,
+        Key::Neighbour,
+    );
     // Last: with its endpoint entry a veth begins to forward.
-    steps.diff(&tables.endpoints, &held.endpoints, Entry::Endpoint, Key::Endpoint);
+    steps.diff(
+        &tables.endpoints,
+        &held.endpoints,
+        Entry::Endpoint,
+        Key::Endpoint,
+    );
     for entry in steps.puts {
         let owner = match entry {
             Entry::Endpoint(ifindex, _) | Entry::Fdb(_, FdbEntry { ifindex, .. }) => {
@@ -453,8 +476,13 @@ fn plan_attach(
 /// The container's interface: as desired, and up last of all.
 fn plan_interface(observed: &Observed, wired: &Wired<'_>, plan: &mut Plan) {
     let (id, endpoint) = (wired.endpoint.id.as_str(), wired.endpoint);
-    let (Some(veth), Some(Container::Present { interface: Some(interface), .. })) =
-        (observed.veths.get(id), observed.containers.get(id))
+    let (
+        Some(veth),
+        Some(Container::Present {
+            interface: Some(interface),
+            ..
+        }),
+    ) = (observed.veths.get(id), observed.containers.get(id))
     else {
         return;
     };
@@ -503,7 +531,12 @@ fn plan_detach(observed: &Observed, attachments: &[Attachment], plan: &mut Plan)
         wanted.extend(attachments.iter().map(|(_, p, d)| (p.name(), d.index)));
     }
     // Whether the underlay has a guard is decided elsewhere.
-    wanted.extend(observed.underlay.iter().map(|u| (guard::PROGRAM, u.ifindex)));
+    wanted.extend(
+        observed
+            .underlay
+            .iter()
+            .map(|u| (guard::PROGRAM, u.ifindex)),
+    );
     for (program, index) in &observed.pins {
         if !wanted.contains(&(*program, *index)) {
             plan.host(Op::Detach {

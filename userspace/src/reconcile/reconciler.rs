@@ -178,8 +178,7 @@ impl Reconciler {
         let problem = self.find_underlay(&around);
         let underlay = self.underlay.clone();
         let veths = observe::host_veths(&around.links);
-        let (containers, namespaces) =
-            observe::containers(&self.netlink, desired, &veths).await;
+        let (containers, namespaces) = observe::containers(&self.netlink, desired, &veths).await;
         let devices = observe::devices(&around, underlay.as_ref());
         let loaded = self.datapath.config().is_some();
         let attached = match loaded {
@@ -250,7 +249,9 @@ impl Reconciler {
             return Some(status("off", "there is no underlay".to_owned()));
         };
         let settled = self.guard.as_ref().filter(|placed| {
-            placed.config == config && placed.device.xdp == link.xdp && placed.device.index == link.index
+            placed.config == config
+                && placed.device.xdp == link.xdp
+                && placed.device.index == link.index
         });
         if let Some(placed) = settled {
             let guard = &placed.guard;
@@ -261,11 +262,17 @@ impl Reconciler {
             Err(error) => {
                 self.guard = None;
                 let reason = describe(&error);
-                report.problems.push(format!("the XDP guard is off: {reason}"));
+                report
+                    .problems
+                    .push(format!("the XDP guard is off: {reason}"));
                 return Some(status("off", reason));
             }
         };
-        tracing::info!(place = placed.place.name(), reason = placed.reason, "XDP guard");
+        tracing::info!(
+            place = placed.place.name(),
+            reason = placed.reason,
+            "XDP guard"
+        );
         let status = status(placed.place.name(), placed.reason.clone());
         self.guard = Some(GuardFor {
             guard: placed,
@@ -308,7 +315,9 @@ impl Reconciler {
             }
         };
         let ids = desired.endpoints.keys();
-        ids.map(|id| id.clone()).zip(desired.endpoints.keys().map(state)).collect()
+        ids.map(|id| id.clone())
+            .zip(desired.endpoints.keys().map(state))
+            .collect()
     }
 
     /// The datapath's counters as they stand now.

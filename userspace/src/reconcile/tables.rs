@@ -7,7 +7,7 @@ use std::{
 
 use vxplane_common::{
     abi::{
-        Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, MAX_FLOOD,
+        Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, MAX_FLOOD,
         MAX_LEARNED_PER_NETWORK, Neighbour, NeighbourKey, Network, Outer, PEER_LEARN, Peer,
         PeerKey,
     },
@@ -19,7 +19,10 @@ use crate::model;
 
 /// The maps the daemon writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is the map of its name in `abi::map`")]
+#[expect(
+    missing_docs,
+    reason = "each field is the map of its name in `abi::map`"
+)]
 pub struct Tables {
     pub endpoints: BTreeMap<u32, Endpoint>,
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
@@ -27,7 +30,7 @@ pub struct Tables {
     pub networks: BTreeMap<u32, Network>,
     pub peers: BTreeMap<PeerKey, Peer>,
     pub flood: BTreeMap<FloodKey, FloodTarget>,
-    pub budgets: BTreeMap<u32, u32>,
+    pub budgets: BTreeMap<u32, LearnBudget>,
 }
 
 /// An endpoint that is in the maps: what is desired, and its host veth.
@@ -65,8 +68,8 @@ impl Tables {
             let endpoints = wired
                 .iter()
                 .filter(|wired| wired.network.vni == network.vni)
-                .map(|wired| (wired.ifindex, [0; 4]));
-            let targets = peers.into_iter().map(|vtep| (0, vtep)).chain(endpoints);
+                .map(Target::endpoint);
+            let targets = peers.into_iter().map(Target::peer).chain(endpoints);
             tables.add_network(network.vni, held, targets.collect());
         }
         tables
@@ -79,20 +82,15 @@ impl Tables {
             ifindex,
         } = wired;
         let (vni, ipv4) = (network.vni.get(), endpoint.ip.octets());
-        let _pad = [0; 2];
         let entry = Endpoint {
             vni,
             ipv4,
             mac: endpoint.mac,
-            _pad,
+            pad: [0; 2],
             slot: endpoint.slot,
         };
         self.endpoints.insert(ifindex, entry);
-        let key = FdbKey {
-            vni,
-            mac: endpoint.mac,
-            _pad,
-        };
+        let key = FdbKey::new(vni, endpoint.mac);
         let entry = FdbEntry {
             kind: FDB_LOCAL,
             ifindex,
@@ -103,7 +101,7 @@ impl Tables {
         self.fdb.insert(key, entry);
         let neighbour = Neighbour {
             mac: endpoint.mac,
-            _pad,
+            pad: [0; 2],
         };
         self.neighbours
             .insert(NeighbourKey { vni, ipv4 }, neighbour);
@@ -145,23 +143,73 @@ impl Tables {
         let vni = vni.get();
         let held_slots = held
             .flood
-            .range(FloodKey { vni, slot: 0 }..=FloodKey { vni, slot: u32::MAX })
-            .map(|(key, target)| (key.slot, (target.ifindex, target.vtep)));
+            .range(
+                FloodKey { vni, slot: 0 }..=FloodKey {
+                    vni,
+                    slot: u32::MAX,
+                },
+            )
+            .map(|(key, target)| (key.slot, Target::from(*target)));
         let slots = assign(&held_slots.collect(), targets);
         let flood_len = u32::try_from(slots.len()).unwrap_or(MAX_FLOOD);
         self.networks.insert(vni, Network { flood_len });
-        for (slot, (ifindex, vtep)) in (0..).zip(slots) {
-            let target = FloodTarget { ifindex, vtep };
-            self.flood.insert(FloodKey { vni, slot }, target);
+        for (slot, target) in (0..).zip(slots) {
+            self.flood.insert(FloodKey { vni, slot }, target.into());
         }
         let budget = held.budgets.get(&vni).copied();
-        self.budgets
-            .insert(vni, budget.unwrap_or(MAX_LEARNED_PER_NETWORK));
+        let full = LearnBudget {
+            remaining: u64::from(MAX_LEARNED_PER_NETWORK),
+            refused: 0,
+        };
+        self.budgets.insert(vni, budget.unwrap_or(full));
     }
 }
 
-/// Who gets a copy of a flooded frame: (host veth, 0.0.0.0) or (0, VTEP).
-type Target = (u32, [u8; 4]);
+/// Who gets a copy of a flooded frame: [`FloodTarget`], in an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    ifindex: u32,
+    vtep: [u8; 4],
+    slot: u32,
+}
+
+impl Target {
+    fn endpoint(wired: &Wired<'_>) -> Self {
+        Self {
+            ifindex: wired.ifindex,
+            vtep: [0; 4],
+            slot: wired.endpoint.slot,
+        }
+    }
+
+    fn peer(vtep: [u8; 4]) -> Self {
+        Self {
+            ifindex: 0,
+            vtep,
+            slot: 0,
+        }
+    }
+}
+
+impl From<FloodTarget> for Target {
+    fn from(target: FloodTarget) -> Self {
+        Self {
+            ifindex: target.ifindex,
+            vtep: target.vtep,
+            slot: target.slot,
+        }
+    }
+}
+
+impl From<Target> for FloodTarget {
+    fn from(target: Target) -> Self {
+        Self {
+            ifindex: target.ifindex,
+            vtep: target.vtep,
+            slot: target.slot,
+        }
+    }
+}
 
 /// Puts `targets` into dense slots. Those that have a slot already keep it if it
 /// is still among the slots in use, so that a frame flooded meanwhile misses
@@ -171,7 +219,11 @@ fn assign(held: &BTreeMap<u32, Target>, mut targets: Vec<Target>) -> Vec<Target>
     let mut unplaced: BTreeSet<Target> = targets.iter().copied().collect();
     let count = u32::try_from(unplaced.len()).unwrap_or(MAX_FLOOD);
     let kept: Vec<Option<Target>> = (0..count)
-        .map(|slot| held.get(&slot).copied().filter(|target| unplaced.remove(target)))
+        .map(|slot| {
+            held.get(&slot)
+                .copied()
+                .filter(|target| unplaced.remove(target))
+        })
         .collect();
     let mut rest = targets.into_iter().filter(|target| unplaced.remove(target));
     kept.into_iter()
@@ -200,16 +252,26 @@ mod tests {
 
     use super::*;
 
-    fn veth(index: u32) -> Target {
-        (index, [0; 4])
+    fn veth(ifindex: u32) -> Target {
+        Target {
+            ifindex,
+            vtep: [0; 4],
+            slot: ifindex,
+        }
     }
 
     #[test]
     fn slots_are_dense_and_stay() {
         let held = BTreeMap::from([(0, veth(1)), (1, veth(2)), (2, veth(3))]);
-        assert_eq!(assign(&held, vec![veth(1), veth(2), veth(3), veth(4)]), [1, 2, 3, 4].map(veth));
+        assert_eq!(
+            assign(&held, vec![veth(1), veth(2), veth(3), veth(4)]),
+            [1, 2, 3, 4].map(veth)
+        );
         assert_eq!(assign(&held, vec![veth(3), veth(1)]), [1, 3].map(veth));
-        assert_eq!(assign(&held, vec![veth(9), veth(3), veth(1)]), [1, 9, 3].map(veth));
+        assert_eq!(
+            assign(&held, vec![veth(9), veth(3), veth(1)]),
+            [1, 9, 3].map(veth)
+        );
         assert_eq!(assign(&held, vec![]), []);
     }
 
