@@ -323,3 +323,202 @@ fn failed(path: &Path, error: impl Into<redb::Error>) -> StoreError {
         source: Box::new(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::Ipv4Addr};
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+    use vxplane_common::types::{MacAddr, Vni};
+
+    use super::*;
+    use crate::{
+        model::{Endpoint, NetnsRef, Network, Peer, PeerNetworks},
+        store::Hint,
+    };
+
+    fn everything() -> Vec<Change> {
+        let network = Network {
+            name: "blue".to_owned(),
+            vni: Vni::new(77).unwrap(),
+            subnet: "10.50.0.0/24".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 50, 0, 1),
+            mtu: Some(1400),
+            internal: true,
+        };
+        let endpoint = Endpoint {
+            id: "0123456789ab".to_owned(),
+            container_id: "c1".to_owned(),
+            name: Some("web".to_owned()),
+            ifname: "eth0".to_owned(),
+            network: "blue".to_owned(),
+            netns: NetnsRef {
+                path: "/run/netns/c1".into(),
+                inode: 4_026_532_000,
+            },
+            ip: Ipv4Addr::new(10, 50, 0, 2),
+            mac: MacAddr::from_ipv4([10, 50, 0, 2]),
+            namespace: "default".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), "shop \u{1f6d2}".to_owned())]),
+            slot: 4,
+        };
+        let hint = Hint {
+            endpoint: "ba9876543210".to_owned(),
+            network: "blue".to_owned(),
+            ip: Ipv4Addr::new(10, 50, 0, 9),
+            netns: Some("/run/netns/c2".into()),
+            sequence: 3,
+        };
+        let peer = |last, networks| Peer {
+            ip: Ipv4Addr::new(192, 0, 2, last),
+            networks,
+        };
+        vec![
+            Change::PutNetwork(network),
+            Change::PutEndpoint(Box::new(endpoint)),
+            Change::PutPeer(peer(2, PeerNetworks::All)),
+            Change::PutPeer(peer(3, PeerNetworks::Only(["blue".to_owned()].into()))),
+            Change::PutHint(hint),
+        ]
+    }
+
+    fn directory() -> TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[tokio::test]
+    async fn everything_survives_a_restart() {
+        let directory = directory();
+        let mut expected = Contents::default();
+        for change in everything() {
+            expected.apply(change);
+        }
+        let store = Embedded::open(directory.path()).unwrap();
+        store.commit(everything()).await.unwrap();
+        assert_eq!(store.load().await.unwrap(), expected);
+        drop(store);
+        let store = Embedded::open(directory.path()).unwrap();
+        assert_eq!(store.load().await.unwrap(), expected);
+        let removals = vec![
+            Change::RemoveEndpoint("0123456789ab".to_owned()),
+            Change::RemoveNetwork("blue".to_owned()),
+            Change::RemovePeer(Ipv4Addr::new(192, 0, 2, 2)),
+            Change::RemovePeer(Ipv4Addr::new(192, 0, 2, 3)),
+            Change::RemoveHint("ba9876543210/blue".to_owned()),
+        ];
+        store.commit(removals).await.unwrap();
+        drop(store);
+        let store = Embedded::open(directory.path()).unwrap();
+        assert_eq!(store.load().await.unwrap(), Contents::default());
+    }
+
+    #[test]
+    fn a_second_daemon_is_told_who_has_the_directory() {
+        let directory = directory();
+        let _first = Embedded::open(directory.path()).unwrap();
+        let error = Embedded::open(directory.path()).unwrap_err();
+        let holder = format!("process {}", std::process::id());
+        assert!(error.to_string().contains(&holder), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let directory = directory();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Embedded::open(&file.join("state")).unwrap_err();
+        assert!(error.to_string().contains("file/state"), "{error}");
+    }
+
+    #[test]
+    fn a_later_schema_is_left_alone() {
+        let directory = directory();
+        let store = Embedded::open(directory.path()).unwrap();
+        let write = store.opened.database.begin_write().unwrap();
+        write
+            .open_table(META)
+            .unwrap()
+            .insert("version", SCHEMA + 1)
+            .unwrap();
+        write.commit().unwrap();
+        drop(store);
+        let error = Embedded::open(directory.path()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StoreError::Newer {
+                    found: 2,
+                    known: 1,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn rows_that_mean_nothing_are_named() {
+        let directory = directory();
+        let store = Embedded::open(directory.path()).unwrap();
+        let write = store.opened.database.begin_write().unwrap();
+        let json = br#"{"name":"blue","vni":0}"#;
+        write
+            .open_table(NETWORKS)
+            .unwrap()
+            .insert("blue", json.as_slice())
+            .unwrap();
+        write.commit().unwrap();
+        let error = store.load().await.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("`blue`") && text.contains("0 is no VNI"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_without_its_network_is_damage() {
+        let directory = directory();
+        let store = Embedded::open(directory.path()).unwrap();
+        let endpoint = everything().swap_remove(1);
+        store.commit(vec![endpoint]).await.unwrap();
+        let error = store.load().await.unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+
+    #[test]
+    fn files_of_something_else_are_said_to_be_damaged() {
+        for content in [&b"not a database"[..], &[0; 8192], &[0xff; 100_000]] {
+            let directory = directory();
+            fs::write(directory.path().join("vxplane.redb"), content).unwrap();
+            let error = Embedded::open(directory.path()).unwrap_err();
+            assert!(error.to_string().contains("vxplane.redb"), "{error}");
+            assert!(error.to_string().contains("move it away"), "{error}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// A flipped page is either noticed or without consequence; it never
+        /// takes the process down.
+        #[test]
+        fn damage_is_noticed_or_harmless(at in 0usize..1_600_000, byte in any::<u8>(), length in 1usize..4096) {
+            let directory = directory();
+            let path = directory.path().join("vxplane.redb");
+            let store = Embedded::open(directory.path()).unwrap();
+            store.opened.commit(&everything()).unwrap();
+            drop(store);
+            let mut content = fs::read(&path).unwrap();
+            let start = at % content.len();
+            let end = (start + length).min(content.len());
+            content[start..end].fill(byte);
+            fs::write(&path, content).unwrap();
+            if let Ok(store) = Embedded::open(directory.path()) {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let _ = runtime.block_on(store.load());
+            }
+        }
+    }
+}
