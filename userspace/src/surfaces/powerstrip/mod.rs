@@ -104,3 +104,6 @@ impl Endpoint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
