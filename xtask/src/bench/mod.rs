@@ -17,6 +17,7 @@ mod stats;
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -65,7 +66,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         process::is_root(),
         "network namespaces need root: run `cargo xtask bench` as root"
     );
-    for program in ["ip", "bridge", "nsenter"] {
+    ensure!(
+        thread::available_parallelism()?.get() >= 2,
+        "one processor is not enough: a sender and a receiver of datagrams need one each"
+    );
+    for program in ["ip", "bridge", "chrt", "nsenter"] {
         ensure!(
             process::find_program(program).is_some(),
             "`{program}` is missing: install the packages iproute2 and util-linux"

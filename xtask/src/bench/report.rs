@@ -15,10 +15,11 @@ use super::{
 /// How it was measured, for those who want to repeat it or doubt it.
 pub(crate) const METHOD: &str = "\
 Hosts are network namespaces joined by a veth pair with its default offloads, MTU 1500 (overlay 1450).
-Variants alternate within each round; values are medians over rounds, ± the median distance from them.
-The client runs on the first CPU, and with it the whole path. Receivers of TCP streams and of datagrams
-run on the last CPU, where those of datagrams poll; sides that take turns share the first. Reno
-everywhere, static neighbours, IPv6 off, bridge netfilter off. CPU time is of the whole machine.";
+Variants alternate within each round. Values are medians over rounds, ± the median distance from them;
+ratios are medians of the ratios within each round.
+Both sides run on the first CPU in real time, and with them the whole path; only the receiver of
+datagrams has the second CPU, where it polls. Messages have 64 bytes. Reno everywhere, static neighbours,
+IPv6 off, bridge netfilter off. CPU time is of the whole machine, whatever else runs on it included.";
 
 /// A row a metric, a column a variant, and vxplane's ratios to the others.
 pub(crate) fn table(results: &Results, variants: &[Variant]) -> String {

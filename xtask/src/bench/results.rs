@@ -1,5 +1,7 @@
 //! Every sample of a run, and what is said about them: medians, ratios, bars.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::{metric::Metric, site::Variant, stats};
@@ -26,12 +28,17 @@ impl Results {
         self.samples.push(sample);
     }
 
-    fn values(&self, variant: Variant, metric: Metric) -> Vec<f64> {
+    /// Values with the rounds they are from.
+    fn rounds(&self, variant: Variant, metric: Metric) -> BTreeMap<usize, f64> {
         self.samples
             .iter()
             .filter(|sample| sample.variant == variant && sample.metric == metric)
-            .map(|sample| sample.value)
+            .map(|sample| (sample.round, sample.value))
             .collect()
+    }
+
+    fn values(&self, variant: Variant, metric: Metric) -> Vec<f64> {
+        self.rounds(variant, metric).into_values().collect()
     }
 
     /// The median over all rounds, `None` if it was not measured.
@@ -44,9 +51,16 @@ impl Results {
         stats::spread(&self.values(variant, metric))
     }
 
-    /// A variant's median relative to another's.
+    /// A variant relative to another: the median of the ratios within each round,
+    /// since what disturbs one variant for a while disturbs the next one too.
     pub(crate) fn ratio(&self, metric: Metric, of: Variant, to: Variant) -> Option<f64> {
-        Some(self.median(of, metric)? / self.median(to, metric)?)
+        let base = self.rounds(to, metric);
+        let ratios: Vec<f64> = self
+            .rounds(of, metric)
+            .into_iter()
+            .filter_map(|(round, value)| Some(value / base.get(&round)?))
+            .collect();
+        stats::median(&ratios)
     }
 }
 
@@ -126,18 +140,33 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn ratios_are_of_medians() {
+    fn medians_are_over_rounds() {
         let results = results(1.5);
         assert_eq!(results.median(Variant::Vxplane, Metric::UdpRate), Some(3.0));
-        assert_eq!(
-            results.ratio(Metric::UdpRate, Variant::Vxplane, Variant::Kernel),
-            Some(1.5)
-        );
         assert_eq!(results.median(Variant::Bare, Metric::UdpRate), None);
-        assert_eq!(
-            results.ratio(Metric::UdpRate, Variant::Vxplane, Variant::Bare),
-            None
-        );
+    }
+
+    #[test]
+    fn ratios_are_within_rounds() {
+        let mut results = Results::default();
+        // The machine was three times as fast in one round and lost another one.
+        for (round, variant, value) in [
+            (0, Variant::Kernel, 1.0),
+            (0, Variant::Vxplane, 2.0),
+            (1, Variant::Kernel, 3.0),
+            (1, Variant::Vxplane, 6.0),
+            (2, Variant::Kernel, 9.0),
+        ] {
+            results.add(Sample {
+                round,
+                variant,
+                metric: Metric::UdpRate,
+                value,
+            });
+        }
+        let ratio = |to| results.ratio(Metric::UdpRate, Variant::Vxplane, to);
+        assert_eq!(ratio(Variant::Kernel), Some(2.0));
+        assert_eq!(ratio(Variant::Bare), None);
     }
 
     #[test]

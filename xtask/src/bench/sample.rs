@@ -4,7 +4,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::Ipv4Addr,
     path::Path,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{self, Child, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -28,8 +28,7 @@ pub(crate) struct Timing {
 
 /// Takes one sample and returns the values it gives.
 pub(crate) fn take(site: &Site, probe: Probe, timing: Timing) -> Result<Vec<(Metric, f64)>> {
-    let last_cpu = thread::available_parallelism()?.get() - 1;
-    let server_cpu = if probe.server_apart { last_cpu } else { 0 };
+    let server_cpu = usize::from(probe.server_apart);
     let address = site.server_address();
     let mut server = Agent::start(probe, Side::Server, site.server(), server_cpu, address)?;
     let mut client = Agent::start(probe, Side::Client, site.client(), 0, address)?;
@@ -78,8 +77,11 @@ impl Agent {
         address: Ipv4Addr,
     ) -> Result<Self> {
         // Not `current_exe`: a build may replace that file while we run.
-        let mut child = Command::new("/proc/self/exe")
-            .args(["bench-agent", "--side", &name(&side), "--load"])
+        let ourselves = format!("/proc/{}/exe", process::id());
+        // In real time, so that what else runs on the machine takes no turns.
+        let mut child = Command::new("chrt")
+            .args(["--fifo", "1", &ourselves, "bench-agent"])
+            .args(["--side", &name(&side), "--load"])
             .args([name(&probe.load), format!("--flows={}", probe.flows)])
             .args([format!("--cpu={cpu}"), format!("--address={address}")])
             .arg("--netns")
