@@ -1,8 +1,9 @@
 //! The daemon: puts its parts together, runs them, and takes them apart.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -12,12 +13,16 @@ use tracing::{info, warn};
 
 use crate::{
     control::{Control, NodeInfo, PATIENCE, ThisHost},
+    docker::{engine::Engine, follow::follow, wiring::Wiring},
     logging,
     mounts::{self, MountsError},
     reconcile::{Reconciler, StartError},
     settings::Settings,
     store::{StoreError, embedded::Embedded},
-    surfaces::api::{self, Socket, SocketError},
+    surfaces::{
+        api::{self, Socket, SocketError},
+        powerstrip,
+    },
 };
 
 /// How long requests and a reconcile that have begun may take at the end.
@@ -35,6 +40,18 @@ pub enum DaemonError {
     /// The API cannot be served at its path.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The hook endpoint cannot be served at its address.
+    #[error(
+        "the hook endpoint cannot listen on {address}: {source}; choose another address with \
+         --hook, or switch it off with --hook off"
+    )]
+    Hook {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel cannot be worked with.
     #[error(transparent)]
     Reconciler(#[from] StartError),
@@ -72,8 +89,13 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
 
 async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
+    // Whatever can be refused is refused before anything is touched.
     let store = Embedded::open(&settings.state_dir)?;
     let socket = Socket::bind(&settings.socket())?;
+    let hook = match settings.hook {
+        Some(address) => Some(bind_hook(address).await?),
+        None => None,
+    };
     let reconciler = Reconciler::start(settings.options()).await?;
     let info = NodeInfo {
         node: settings.node.clone(),
@@ -89,7 +111,15 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     if let Err(error) = control.ready().await {
         warn!("{error}");
     }
-    let mut api = tokio::spawn(api::serve(socket, control, surfaces_stop.stopped()));
+    let api = api::serve(socket, control.clone(), surfaces_stop.stopped());
+    let mut api = tokio::spawn(api);
+    let hook = serve_hook(
+        hook,
+        control,
+        settings.docker.clone(),
+        surfaces_stop.stopped(),
+    );
+    let mut hook = tokio::spawn(hook);
     let socket = settings.socket();
     info!(node = settings.node, port = settings.port, socket = %socket.display(), "ready");
 
@@ -100,13 +130,42 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
         }
         ended = &mut controller => Err(ended_early("the reconcile loop", &ended.map(Ok))),
         ended = &mut api => Err(ended_early("the API server", &ended)),
+        ended = &mut hook => Err(ended_early("the hook endpoint", &ended)),
     };
     // Requests wait for the controller, so it goes last.
     surfaces_stop.stop();
     finish("the API server", api, &mut signals).await;
+    finish("the hook endpoint", hook, &mut signals).await;
     controller_stop.stop();
     finish("the reconcile loop", controller, &mut signals).await;
     outcome
+}
+
+async fn bind_hook(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| DaemonError::Hook { address, source })
+}
+
+/// Serves the hook endpoint and follows Docker, unless it is switched off. If
+/// there is no Docker, hook calls that need it say so, and it is looked for
+/// again and again.
+async fn serve_hook(
+    listener: Option<TcpListener>,
+    control: Control,
+    docker: PathBuf,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let Some(listener) = listener else {
+        stop.await;
+        return Ok(());
+    };
+    let engine = Engine::new(format!("unix://{}", docker.display()));
+    let wiring = Arc::new(Wiring::new(Arc::new(engine), control));
+    let server = axum::serve(listener, powerstrip::router(Arc::clone(&wiring)));
+    tokio::select! {
+        served = server.with_graceful_shutdown(stop) => served,
+        () = follow(wiring) => Ok(()),
+    }
 }
 
 fn ended_early(
