@@ -29,12 +29,18 @@ pub enum MountsError {
         #[source]
         source: io::Error,
     },
-    /// The mount namespace of PID 1 could not be entered.
+    /// The machine's mount namespace could not be entered.
     #[error(
-        "cannot enter the mount namespace of PID 1, where pinned programs outlive this process; \
-         run as root, or with `nsenter --net` instead of `ip netns exec`"
+        "cannot enter the mount namespace of process {pid}, where pinned programs outlive this \
+         process; run as root, or with `nsenter --net` instead of `ip netns exec`"
     )]
-    Enter(#[source] io::Error),
+    Enter {
+        /// An ancestor of ours, PID 1 as a rule.
+        pid: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A bpffs could not be mounted.
     #[error("cannot mount a bpffs on {path}; as root, run: mount -t bpf bpf {path}")]
     Mount {
@@ -66,10 +72,12 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> MountsError {
 ///
 /// Under `ip netns exec` the mount namespace is private and dies with the
 /// process, pins and all. If that is so, this moves the process to the mount
-/// namespace of PID 1; so it must run while the process has one thread only.
+/// namespace of the machine; so it must run while the process has one thread only.
 pub fn prepare(bpffs: &Path) -> Result<(), MountsError> {
-    if !is_on_bpffs(bpffs) && in_private_mounts_of_the_same_root()? {
-        enter_mounts_of_init()?;
+    if !is_on_bpffs(bpffs)
+        && let Some(pid) = outside()
+    {
+        enter_mounts_of(pid)?;
     }
     if !is_on_bpffs(bpffs) && bpffs.starts_with(BPFFS_MOUNT) {
         mount_bpffs(Path::new(BPFFS_MOUNT))?;
@@ -89,26 +97,59 @@ pub fn is_on_bpffs(path: &Path) -> bool {
         .is_some_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Whether our mount namespace is not PID 1's although we see the same root
-/// directory: `ip netns exec`, not a container.
-fn in_private_mounts_of_the_same_root() -> Result<bool, MountsError> {
-    let identity = |path: &str| {
-        let path = Path::new(path);
-        fs::metadata(path)
-            .map(|meta| (meta.dev(), meta.ino()))
-            .map_err(at(path))
-    };
-    Ok(
-        identity("/proc/self/ns/mnt")? != identity("/proc/1/ns/mnt")?
-            && identity("/")? == identity("/proc/1/root/")?,
-    )
+/// The process whose mount namespace to move to, if ours is a private one: the
+/// oldest of our ancestors that we may look at, PID 1 as a rule. None if we share
+/// its namespace, or if it has another root directory: then we are in a
+/// container and stay there.
+fn outside() -> Option<u32> {
+    let ours = MountIdentity::of("self")?;
+    let mut oldest = None;
+    let mut pid = parent_of("self");
+    while let Some(ancestor) = pid.filter(|pid| *pid != 0) {
+        let name = ancestor.to_string();
+        if let Some(theirs) = MountIdentity::of(&name) {
+            oldest = Some((ancestor, theirs));
+        }
+        pid = parent_of(&name);
+    }
+    let (pid, theirs) = oldest?;
+    (theirs.namespace != ours.namespace && theirs.root == ours.root).then_some(pid)
 }
 
-fn enter_mounts_of_init() -> Result<(), MountsError> {
+/// What a process sees of filesystems, by device and inode.
+struct MountIdentity {
+    namespace: (u64, u64),
+    root: (u64, u64),
+}
+
+impl MountIdentity {
+    /// None if we may not look.
+    fn of(process: &str) -> Option<Self> {
+        let identity = |path: &str| {
+            let meta = fs::metadata(format!("/proc/{process}/{path}")).ok()?;
+            Some((meta.dev(), meta.ino()))
+        };
+        Some(Self {
+            namespace: identity("ns/mnt")?,
+            root: identity("root/")?,
+        })
+    }
+}
+
+fn parent_of(process: &str) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}
+
+fn enter_mounts_of(pid: u32) -> Result<(), MountsError> {
     let cwd = std::env::current_dir();
-    let namespace = Path::new("/proc/1/ns/mnt");
-    let file = File::open(namespace).map_err(at(namespace))?;
-    setns(file, CloneFlags::CLONE_NEWNS).map_err(|error| MountsError::Enter(error.into()))?;
+    let namespace = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
+    let file = File::open(&namespace).map_err(at(&namespace))?;
+    setns(file, CloneFlags::CLONE_NEWNS).map_err(|error| MountsError::Enter {
+        pid,
+        source: error.into(),
+    })?;
     // setns moved us to the root directory; relative paths in our arguments
     // mean where we were started.
     if let Ok(cwd) = cwd {

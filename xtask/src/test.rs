@@ -38,6 +38,8 @@ enum Part {
     Host,
     /// The programs in the kernel, packet by packet (`BPF_PROG_TEST_RUN`).
     Datapath,
+    /// The reconciler against a real kernel.
+    Kernel,
     /// Hosts and daemons in network namespaces.
     E2e,
     /// Real Docker Engines and the hook.
@@ -47,9 +49,10 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Host,
         Self::Datapath,
+        Self::Kernel,
         Self::E2e,
         Self::Docker,
         Self::Tidy,
@@ -59,6 +62,7 @@ impl Part {
         match self {
             Self::Host => "host tests",
             Self::Datapath => "datapath tests (BPF_PROG_TEST_RUN)",
+            Self::Kernel => "reconciler tests (real kernel state)",
             Self::E2e => "end-to-end tests (network namespaces)",
             Self::Docker => "Docker tests (real engines)",
             Self::Tidy => "tidy",
@@ -69,6 +73,7 @@ impl Part {
     fn test_target(self) -> Option<&'static str> {
         match self {
             Self::Datapath => Some("datapath"),
+            Self::Kernel => Some("kernel"),
             Self::E2e => Some("e2e"),
             Self::Docker => Some("docker"),
             Self::Host | Self::Tidy => None,
