@@ -43,17 +43,20 @@ pub async fn follow(wiring: Arc<Wiring>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let began = Instant::now();
-        match follower.follow_stream().await {
-            Ok(()) => info!("Docker ended its stream of events"),
-            Err(error) => warn!("containers are not followed: {error}"),
+        let ended = follower.follow_stream().await;
+        // Said once: a host may be without Docker for good.
+        let news = pause == FIRST_PAUSE || began.elapsed() > LONGEST_PAUSE;
+        match ended {
+            Ok(()) => info!("Docker ended its stream of events; reconnecting"),
+            Err(error) if news => warn!("containers are not followed, trying again: {error}"),
+            Err(error) => debug!("containers are still not followed: {error}"),
         }
         follower.wiring.engine().forget().await;
-        pause = if began.elapsed() > LONGEST_PAUSE {
-            FIRST_PAUSE
-        } else {
-            longer(pause)
-        };
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
         sleep(pause).await;
+        pause = longer(pause);
     }
 }
 
