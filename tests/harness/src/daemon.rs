@@ -1,6 +1,7 @@
 //! A `vxplane` daemon on a host, and its users' ways to talk to it.
 
 use std::{
+    collections::BTreeMap,
     env,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::{
@@ -248,22 +249,38 @@ impl Daemon {
         Endpoint::from_json(&self.api("POST", "/v1/endpoints", Some(&request))?)
     }
 
-    /// Drops counted for a reason, over all networks and both directions, as
-    /// `/metrics` shows them.
+    /// Detaches an endpoint.
+    pub fn detach(&self, id: &str) -> Result<()> {
+        self.api("DELETE", &format!("/v1/endpoints/{id}"), None)?;
+        Ok(())
+    }
+
+    /// How it stands, as the API shows it.
+    pub fn status(&self) -> Result<Value> {
+        self.api("GET", "/v1/status", None)
+    }
+
+    /// Packets dropped for a reason, over all networks and both directions.
     pub fn drops(&self, reason: &str) -> Result<u64> {
-        let metrics = self.try_api("GET", "/metrics", None)?.text;
-        let label = format!("reason=\"{reason}\"");
-        let mut sum = 0;
-        for line in metrics.lines() {
-            let name = line.split('{').next().unwrap_or_default();
-            if name.contains("drop") && name.contains("packets") && line.contains(&label) {
-                let value = line.rsplit(' ').next().unwrap_or_default();
-                sum += value
-                    .parse::<u64>()
-                    .with_context(|| format!("in metrics: {line}"))?;
-            }
+        let all = self.dropped()?;
+        let of_reason = all.iter().filter(|((_, it), _)| it == reason);
+        Ok(of_reason.map(|(_, packets)| packets).sum())
+    }
+
+    /// All drop counters: packets by direction and reason, over all networks.
+    pub fn dropped(&self) -> Result<BTreeMap<(String, String), u64>> {
+        let status = self.status()?;
+        let mut dropped = BTreeMap::new();
+        for drop in status["drops"].as_array().context("a status without drops")? {
+            let word = |key: &str| Some(drop[key].as_str()?.to_owned());
+            let (Some(direction), Some(reason), Some(packets)) =
+                (word("direction"), word("reason"), drop["packets"].as_u64())
+            else {
+                bail!("an unknown kind of drop counter: {drop}");
+            };
+            *dropped.entry((direction, reason)).or_default() += packets;
         }
-        Ok(sum)
+        Ok(dropped)
     }
 }
 

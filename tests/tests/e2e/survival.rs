@@ -1,0 +1,150 @@
+//! The daemon comes and goes; traffic does not notice.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use vxplane_tests::harness::{Lab, Pinger, transfer};
+
+use crate::site::{Member, Site, lab, sites};
+
+/// How long pings run before and after something happens to the daemon.
+const STEADY: Duration = Duration::from_millis(500);
+
+/// Two hosts with traffic in both directions, and within one of them.
+struct Traffic {
+    pingers: Vec<(String, Pinger)>,
+}
+
+impl Traffic {
+    fn start(members: &[&Member]) -> Result<Self> {
+        let mut pingers = Vec::new();
+        for from in members {
+            for to in members.iter().filter(|to| to.ip() != from.ip()) {
+                let what = format!("{} to {}", from.name(), to.name());
+                pingers.push((what, from.pinger(to.ip())?));
+            }
+        }
+        thread::sleep(STEADY);
+        Ok(Self { pingers })
+    }
+
+    /// An error if even one ping of any of them was lost or answered twice.
+    fn stop(self) -> Result<()> {
+        thread::sleep(STEADY);
+        let mut failed = Vec::new();
+        for (what, pinger) in self.pingers {
+            let report = pinger.stop()?;
+            // Fewer would mean that nothing was measured.
+            if !report.is_lossless() || report.sent < 150 {
+                failed.push(format!("{what}: {report}"));
+            }
+        }
+        ensure!(failed.is_empty(), "{}", failed.join("\n"));
+        Ok(())
+    }
+}
+
+fn three(lab: &Lab, [a, b]: [&Site; 2]) -> Result<[Member; 3]> {
+    Ok([
+        a.member(lab, "a1", 11)?,
+        a.member(lab, "a2", 12)?,
+        b.member(lab, "b1", 21)?,
+    ])
+}
+
+fn survives(happening: impl FnOnce(&mut Site) -> Result<()>) -> Result<()> {
+    let lab = lab()?;
+    let [mut a, b] = sites(&lab, "")?;
+    let [a1, a2, b1] = three(&lab, [&a, &b])?;
+    let traffic = Traffic::start(&[&a1, &a2, &b1])?;
+    happening(&mut a)?;
+    traffic.stop()?;
+    // It still is the daemon of these containers.
+    ensure!(a.daemon.status()?["counts"]["endpoints_ready"] == 2);
+    a.member(&lab, "a3", 13)?.must_reach(b1.ip(), 5)
+}
+
+#[test]
+fn no_ping_is_lost_when_the_daemon_is_restarted() -> Result<()> {
+    survives(|site| {
+        for _ in 0..3 {
+            site.daemon.stop()?;
+            site.daemon.start_again()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn no_ping_is_lost_when_the_daemon_is_killed() -> Result<()> {
+    survives(|site| {
+        for _ in 0..3 {
+            site.daemon.kill()?;
+            thread::sleep(STEADY);
+            site.daemon.start_again()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn traffic_goes_on_while_the_daemons_are_dead() -> Result<()> {
+    let lab = lab()?;
+    let [mut a, mut b] = sites(&lab, "")?;
+    let [a1, a2, b1] = three(&lab, [&a, &b])?;
+    // What a foreign MAC address leads to is known by now, and stays so.
+    b1.must_reach(a1.ip(), 3)?;
+    for site in [&mut a, &mut b] {
+        site.daemon.kill()?;
+    }
+    for (from, to) in [(&a1, &b1), (&b1, &a1), (&a2, &b1), (&a1, &a2)] {
+        from.must_reach(to.ip(), 20)?;
+    }
+    transfer(a1.netns(), b1.netns(), b1.ip(), 20_000_000)?;
+    for site in [&mut a, &mut b] {
+        site.daemon.start_again()?;
+        let status = site.daemon.status()?;
+        ensure!(status["healthy"] == true, "{status}");
+    }
+    a1.must_reach(b1.ip(), 5)
+}
+
+#[test]
+fn no_byte_is_lost_when_the_daemon_is_killed_during_a_transfer() -> Result<()> {
+    let lab = lab()?;
+    let [mut a, b] = sites(&lab, "")?;
+    let [a1, _a2, b1] = three(&lab, [&a, &b])?;
+    thread::scope(|scope| {
+        let there = scope.spawn(|| transfer(a1.netns(), b1.netns(), b1.ip(), 300_000_000));
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(100));
+            a.daemon.kill()?;
+            a.daemon.start_again()?;
+        }
+        match there.join() {
+            Ok(result) => result.map(drop),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+#[test]
+fn what_happened_while_the_daemon_was_dead_is_caught_up_with() -> Result<()> {
+    let lab = lab()?;
+    let [mut a, b] = sites(&lab, "")?;
+    let [a1, a2, b1] = three(&lab, [&a, &b])?;
+    a.daemon.kill()?;
+    // A container goes, and somebody breaks the wire of another.
+    let gone = a2.endpoint.id.clone();
+    drop(a2);
+    let veth = a.host_veths()?;
+    ensure!(veth.len() == 1, "one is left: {veth:?}");
+    a.host.run(&format!("ip link del {}", veth[0]))?;
+    a.daemon.start_again()?;
+    a1.must_reach(b1.ip(), 5)?;
+    let endpoint = a
+        .daemon
+        .api("GET", &format!("/v1/endpoints/{gone}"), None)?;
+    ensure!(endpoint["state"] == "namespace-gone", "{endpoint}");
+    Ok(())
+}
