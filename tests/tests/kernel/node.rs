@@ -9,9 +9,7 @@ use anyhow::{Context, Result, bail};
 use vxplane::{
     model::{Desired, Endpoint, NetnsRef, Network, Peer, PeerNetworks},
     netlink,
-    reconcile::{
-        AttachMode, EndpointState, Options, Reconciler, Report, UnderlayChoice, XdpMode,
-    },
+    reconcile::{AttachMode, EndpointState, Options, Reconciler, Report, UnderlayChoice, XdpMode},
 };
 use vxplane_common::types::{MacAddr, Vni};
 use vxplane_tests::harness::{Container, Host};

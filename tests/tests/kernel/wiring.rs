@@ -4,18 +4,16 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 use vxplane::reconcile::Reconciler;
+use vxplane_tests::harness::Lab;
 
-use crate::{
-    lab,
-    node::{Wish, all_well, options, reconcile_once, within},
-};
+use crate::node::{Wish, all_well, options, reconcile_once, within};
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 11);
 const B: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 12);
 
 #[test]
 fn two_hosts_share_a_network() -> Result<()> {
-    let lab = lab()?;
+    let lab = Lab::new()?;
     let (here, there) = (lab.host("here")?, lab.host("there")?);
     let (a, b) = (lab.container("a")?, lab.container("b")?);
     let wish_here = Wish::blue().endpoint(&a, 11)?.peer(there.ip());

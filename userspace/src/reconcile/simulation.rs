@@ -1,1 +1,544 @@
-//! x
+//! The planner against a simulated kernel: whatever is desired and whatever
+//! there is, a few passes make the one of the other, and then nothing is left
+//! to do.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::PathBuf,
+};
+
+use ipnetwork::Ipv4Network;
+use proptest::{collection, option, prelude::*, sample};
+use vxplane_common::{
+    abi::{FloodKey, MAX_LEARNED_PER_NETWORK},
+    types::{MacAddr, Vni},
+};
+
+use super::{
+    Underlay,
+    observe::{Container, Fallback, HostVeth, Interface, Observed},
+    plan::{Entry, Key, Op, Plan, Step, Wanted, overlay_mtu, plan},
+    tables::Tables,
+};
+use crate::{
+    datapath::{Attached, Program, TcMode},
+    model::{Desired, Endpoint, NetnsRef, Network, Peer, PeerNetworks},
+    netlink::LinkChange,
+};
+
+const PORT: u16 = 4789;
+const NETWORKS: [&str; 3] = ["a", "b", "c"];
+/// What a device of somebody else's has for an index; none of ours ever gets it.
+const FOREIGN: std::ops::Range<u32> = 1..10;
+
+/// A kernel that does what it is told.
+#[derive(Clone, Debug)]
+struct Kernel {
+    observed: Observed,
+    /// The pinned maps, which are seen once something is loaded.
+    held: Tables,
+    next_index: u32,
+}
+
+impl Kernel {
+    fn look(&self) -> Observed {
+        let mut observed = self.observed.clone();
+        observed.tables = observed.config.map(|_| self.held.clone());
+        observed
+    }
+
+    fn new_index(&mut self) -> u32 {
+        self.next_index += 1;
+        self.next_index
+    }
+
+    fn obey(&mut self, step: &Step, desired: &Desired) {
+        let endpoint = step.owner.as_ref().map(|id| &desired.endpoints[id]);
+        match &step.op {
+            Op::DeleteVeth { index } => self.delete_veth(*index),
+            Op::CreateFallback => {
+                assert_eq!(self.observed.fallback, Fallback::Absent);
+                let index = self.new_index();
+                self.observed.fallback = fallback(index, PORT, true);
+            }
+            Op::DeleteFallback { index } => {
+                assert!(matches!(self.observed.fallback, Fallback::Present { .. }));
+                self.observed.fallback = Fallback::Absent;
+                self.forget_device(*index);
+            }
+            Op::RaiseFallback { index } => {
+                self.observed.fallback = fallback(*index, PORT, true);
+            }
+            Op::Load(config) => {
+                self.observed.config = Some(*config);
+                for stands in self.observed.attached.values_mut() {
+                    *stands = Attached::Outdated;
+                }
+            }
+            Op::ClearTraffic(_) => {}
+            Op::Put(entry) => put(&mut self.held, *entry),
+            Op::Remove(key) => remove(&mut self.held, *key),
+            Op::Attach {
+                program, device, ..
+            } => {
+                assert!(self.observed.config.is_some());
+                let at = (*program, device.index);
+                self.observed.attached.insert(at, Attached::Current);
+                if self.observed.tc == TcMode::Tcx {
+                    self.observed.pins.insert((program.name(), device.index));
+                }
+            }
+            Op::Detach { program, index } => {
+                assert!(self.observed.pins.remove(&(*program, *index)));
+            }
+            Op::CreateVeth { mtu } => self.create_veth(endpoint.unwrap(), *mtu),
+            Op::ChangeHost { index, change } => self.change_host(*index, change),
+            Op::ChangeContainer { change, .. } => {
+                self.change_container(endpoint.unwrap(), change);
+            }
+            Op::AddAddress { address, .. } => {
+                let addresses = &mut self.interface(&endpoint.unwrap().id).addresses;
+                assert!(addresses.insert(*address));
+            }
+            Op::RemoveAddress { address, .. } => {
+                let addresses = &mut self.interface(&endpoint.unwrap().id).addresses;
+                assert!(addresses.remove(address));
+            }
+        }
+    }
+
+    fn forget_device(&mut self, index: u32) {
+        self.observed.attached.retain(|(_, at), _| *at != index);
+    }
+
+    fn delete_veth(&mut self, index: u32) {
+        let of = |(id, veth): (&String, &HostVeth)| (veth.index == index).then(|| id.clone());
+        let id = self.observed.veths.iter().find_map(of);
+        let id = id.expect("only host veths of ours are deleted");
+        self.observed.veths.remove(&id);
+        if let Some(Container::Present { interface, .. }) = self.observed.containers.get_mut(&id) {
+            *interface = None;
+        }
+        self.forget_device(index);
+    }
+
+    fn create_veth(&mut self, endpoint: &Endpoint, mtu: u32) {
+        let index = self.new_index();
+        let veth = HostVeth {
+            index,
+            mtu,
+            up: false,
+        };
+        let before = self.observed.veths.insert(endpoint.id.clone(), veth);
+        assert_eq!(before, None, "a name is taken once");
+        let Some(Container::Present {
+            interface,
+            name_taken: false,
+        }) = self.observed.containers.get_mut(&endpoint.id)
+        else {
+            panic!("there is no place for {endpoint:?}");
+        };
+        *interface = Some(Interface {
+            index: 2,
+            name: endpoint.ifname.clone(),
+            mac: Some(endpoint.mac),
+            mtu,
+            up: false,
+            addresses: BTreeSet::new(),
+        });
+    }
+
+    fn interface(&mut self, id: &str) -> &mut Interface {
+        match self.observed.containers.get_mut(id) {
+            Some(Container::Present {
+                interface: Some(interface),
+                ..
+            }) => interface,
+            other => panic!("{id} has no interface: {other:?}"),
+        }
+    }
+
+    fn change_host(&mut self, index: u32, change: &LinkChange) {
+        let mut veths = self.observed.veths.values_mut();
+        let veth = veths.find(|veth| veth.index == index).unwrap();
+        veth.mtu = change.mtu.unwrap_or(veth.mtu);
+        veth.up = change.up.unwrap_or(veth.up);
+        if change.up == Some(true) {
+            self.assert_guarded(index);
+        }
+    }
+
+    fn change_container(&mut self, endpoint: &Endpoint, change: &LinkChange) {
+        let index = self.observed.veths[&endpoint.id].index;
+        if change.up == Some(true) {
+            self.assert_guarded(index);
+        }
+        let interface = self.interface(&endpoint.id);
+        interface.name = change.name.clone().unwrap_or(interface.name.clone());
+        interface.mac = change.mac.or(interface.mac);
+        interface.mtu = change.mtu.unwrap_or(interface.mtu);
+        interface.up = change.up.unwrap_or(interface.up);
+    }
+
+    /// Nothing comes up before its program and its map entries are there.
+    fn assert_guarded(&self, index: u32) {
+        let stands = self.observed.attached.get(&(Program::FromContainer, index));
+        assert_eq!(stands, Some(&Attached::Current));
+        assert!(self.held.endpoints.contains_key(&index));
+    }
+}
+
+fn put(held: &mut Tables, entry: Entry) {
+    match entry {
+        Entry::Endpoint(key, value) => drop(held.endpoints.insert(key, value)),
+        Entry::Fdb(key, value) => drop(held.fdb.insert(key, value)),
+        Entry::Neighbour(key, value) => drop(held.neighbours.insert(key, value)),
+        Entry::Peer(key, value) => drop(held.peers.insert(key, value)),
+        Entry::Flood(key, value) => drop(held.flood.insert(key, value)),
+        Entry::Budget(key, value) => drop(held.budgets.insert(key, value)),
+        Entry::Network(vni, network) => {
+            let slots = 0..network.flood_len;
+            let all_there = slots
+                .map(|slot| FloodKey { vni, slot })
+                .all(|key| held.flood.contains_key(&key));
+            assert!(
+                all_there,
+                "a flood list is complete before its length says so"
+            );
+            held.networks.insert(vni, network);
+        }
+    }
+}
+
+fn remove(held: &mut Tables, key: Key) {
+    let was_there = match key {
+        Key::Endpoint(key) => held.endpoints.remove(&key).is_some(),
+        Key::Fdb(key) => held.fdb.remove(&key).is_some(),
+        Key::Neighbour(key) => held.neighbours.remove(&key).is_some(),
+        Key::Network(key) => held.networks.remove(&key).is_some(),
+        Key::Peer(key) => held.peers.remove(&key).is_some(),
+        Key::Budget(key) => held.budgets.remove(&key).is_some(),
+        Key::Flood(key) => {
+            let length = held.networks.get(&key.vni).map_or(0, |n| n.flood_len);
+            assert!(key.slot >= length, "a slot in use is not removed");
+            held.flood.remove(&key).is_some()
+        }
+    };
+    assert!(was_there);
+}
+
+fn fallback(index: u32, port: u16, up: bool) -> Fallback {
+    Fallback::Present {
+        index,
+        port,
+        mtu: if up { super::plan::FALLBACK_MTU } else { 1500 },
+        up,
+    }
+}
+
+fn id(number: u8) -> String {
+    format!("{number:012x}")
+}
+
+fn network(name: &str, number: u8, mtu: Option<u32>) -> Network {
+    Network {
+        name: name.to_owned(),
+        vni: Vni::new(100 + u32::from(number)).unwrap(),
+        subnet: Ipv4Network::new(Ipv4Addr::new(10, number, 0, 0), 24).unwrap(),
+        gateway: Ipv4Addr::new(10, number, 0, 1),
+        mtu,
+        internal: false,
+    }
+}
+
+fn endpoint(number: u8, network: u8) -> Endpoint {
+    let ip = Ipv4Addr::new(10, network, 0, 10 + number);
+    Endpoint {
+        id: id(number),
+        container_id: format!("container-{number}"),
+        name: None,
+        ifname: "eth0".to_owned(),
+        // The last of them does not exist.
+        network: NETWORKS
+            .get(usize::from(network))
+            .unwrap_or(&"d")
+            .to_string(),
+        netns: NetnsRef {
+            path: PathBuf::from("/run/netns").join(id(number)),
+            inode: 1,
+        },
+        ip,
+        mac: MacAddr::from_ipv4(ip.octets()),
+        namespace: "default".to_owned(),
+        labels: BTreeMap::new(),
+        slot: u32::from(number),
+    }
+}
+
+prop_compose! {
+    fn any_desired()(
+        networks in collection::btree_map(0_u8..3, option::of(1000_u32..1400), 0..4),
+        endpoints in collection::btree_map(0_u8..6, 0_u8..4, 0..6),
+        peers in collection::btree_map(0_u8..5, option::of(sample::subsequence(NETWORKS.to_vec(), 0..3)), 0..5),
+    ) -> Desired {
+        let named = |(number, mtu): (u8, Option<u32>)| {
+            let name = NETWORKS[usize::from(number)];
+            (name.to_owned(), network(name, number, mtu))
+        };
+        let peer = |(last, only): (u8, Option<Vec<&str>>)| {
+            let ip = Ipv4Addr::new(192, 0, 2, last);
+            let networks = only.map_or(PeerNetworks::All, |names| {
+                PeerNetworks::Only(names.into_iter().map(str::to_owned).collect())
+            });
+            (ip, Peer { ip, networks })
+        };
+        Desired {
+            networks: networks.into_iter().map(named).collect(),
+            endpoints: endpoints.into_iter().map(|(n, net)| (id(n), endpoint(n, net))).collect(),
+            peers: peers.into_iter().map(peer).collect(),
+        }
+    }
+}
+
+fn any_interface() -> impl Strategy<Value = Interface> {
+    let names = sample::select(vec!["eth0", "renamed"]);
+    let addresses = collection::btree_set(10_u8..14, 0..3);
+    (names, any::<bool>(), any::<bool>(), addresses).prop_map(|(name, odd, up, addresses)| {
+        Interface {
+            index: 2,
+            name: name.to_owned(),
+            mac: odd.then_some(MacAddr([2, 0, 0, 0, 0, 9])),
+            mtu: if odd { 1234 } else { 1450 },
+            up,
+            addresses: addresses
+                .into_iter()
+                .map(|last| Ipv4Network::new(Ipv4Addr::new(10, 0, 0, last), 24).unwrap())
+                .collect(),
+        }
+    })
+}
+
+fn any_container() -> impl Strategy<Value = Container> {
+    let present = (option::of(any_interface()), prop::bool::weighted(0.1));
+    prop_oneof![
+        1 => Just(Container::Gone),
+        1 => Just(Container::Unusable("a reason".to_owned())),
+        8 => present.prop_map(|(interface, name_taken)| Container::Present {
+            interface,
+            name_taken,
+        }),
+    ]
+}
+
+fn any_fallback() -> impl Strategy<Value = Fallback> {
+    let ports = sample::select(vec![PORT, 8472]);
+    prop_oneof![
+        2 => Just(Fallback::Absent),
+        1 => Just(Fallback::Foreign),
+        4 => (ports, any::<bool>()).prop_map(|(port, up)| fallback(10, port, up)),
+    ]
+}
+
+fn any_tc() -> impl Strategy<Value = TcMode> {
+    sample::select(vec![TcMode::Tcx, TcMode::Clsact])
+}
+
+fn any_underlay() -> impl Strategy<Value = Option<Underlay>> {
+    option::weighted(
+        0.9,
+        (1_u32..4, 0_u8..3, 1400_u32..1600).prop_map(|(ifindex, last, mtu)| Underlay {
+            device: format!("eth{ifindex}"),
+            ifindex,
+            vtep: Ipv4Addr::new(192, 0, 2, last),
+            mtu,
+        }),
+    )
+}
+
+/// An earlier state of things, as a kernel whose maps hold `other`'s entries.
+fn any_kernel() -> impl Strategy<Value = Kernel> {
+    let veths = collection::btree_map(0_u8..7, (any::<bool>(), any::<bool>()), 0..7);
+    let containers = collection::vec(any_container(), 7);
+    let routes = collection::btree_map(0_u8..5, 1_u32..4, 0..5);
+    let pins = collection::btree_set((sample::select(Program::ALL.to_vec()), 1_u32..40), 0..9);
+    let state = (any_underlay(), any_fallback(), any_tc(), routes);
+    (state, veths, containers, pins).prop_map(|(state, veths, containers, pins)| {
+        let (underlay, fallback, tc, routes) = state;
+        let veth = |(number, (usual, up)): (u8, (bool, bool))| {
+            let veth = HostVeth {
+                index: 20 + u32::from(number),
+                mtu: if usual { 1450 } else { 1300 },
+                up,
+            };
+            (id(number), veth)
+        };
+        let veths: BTreeMap<_, _> = veths.into_iter().map(veth).collect();
+        let mut containers: BTreeMap<_, _> = (0..).map(id).zip(containers).collect();
+        for (id, container) in &mut containers {
+            // A peer without its veth is none.
+            if let Container::Present { interface, .. } = container
+                && !veths.contains_key(id)
+            {
+                *interface = None;
+            }
+        }
+        let routes = routes.into_iter();
+        let observed = Observed {
+            underlay,
+            source_ports: (32768, 28231),
+            routes: routes
+                .map(|(last, index)| (Ipv4Addr::new(192, 0, 2, last), index))
+                .collect(),
+            fallback,
+            veths,
+            containers,
+            config: None,
+            attached: BTreeMap::new(),
+            pins: pins
+                .into_iter()
+                .map(|(program, index)| (program.name(), index))
+                .collect(),
+            tc,
+            tables: None,
+        };
+        Kernel {
+            observed,
+            held: Tables::default(),
+            next_index: 50,
+        }
+    })
+}
+
+/// Plans and obeys until nothing is left to do, and returns how it ended.
+fn settle(kernel: &mut Kernel, desired: &Desired) -> Plan {
+    let wanted = Wanted {
+        desired,
+        port: PORT,
+    };
+    for _ in 0..6 {
+        let next = plan(&wanted, &kernel.look());
+        if next.steps.is_empty() {
+            return next;
+        }
+        for step in &next.steps {
+            assert_is_ours(&step.op, kernel);
+            kernel.obey(step, desired);
+        }
+    }
+    panic!("not settled: {:?}", plan(&wanted, &kernel.look()).steps);
+}
+
+/// Only attaching concerns devices of others, and only the underlay.
+fn assert_is_ours(op: &Op, kernel: &Kernel) {
+    let index = match op {
+        Op::DeleteVeth { index }
+        | Op::DeleteFallback { index }
+        | Op::RaiseFallback { index }
+        | Op::ChangeHost { index, .. } => *index,
+        Op::Attach { device, .. } => {
+            let underlay = kernel.observed.underlay.as_ref().map(|u| u.ifindex);
+            assert!(!FOREIGN.contains(&device.index) || underlay == Some(device.index));
+            return;
+        }
+        _ => return,
+    };
+    assert!(!FOREIGN.contains(&index), "{op:?}");
+}
+
+fn assert_as_desired(kernel: &Kernel, desired: &Desired, last: &Plan) {
+    let observed = kernel.look();
+    let Some(tables) = &observed.tables else {
+        assert_eq!(observed.fallback, Fallback::Foreign, "else it is loaded");
+        return;
+    };
+    for (vni, network) in &tables.networks {
+        let slots = FloodKey { vni: *vni, slot: 0 }..=FloodKey {
+            vni: *vni,
+            slot: u32::MAX,
+        };
+        let slots: Vec<u32> = tables.flood.range(slots).map(|(key, _)| key.slot).collect();
+        assert_eq!(slots, (0..network.flood_len).collect::<Vec<_>>(), "dense");
+    }
+    let vnis: BTreeSet<u32> = desired.networks.values().map(|n| n.vni.get()).collect();
+    assert_eq!(
+        tables.networks.keys().copied().collect::<BTreeSet<_>>(),
+        vnis
+    );
+    let wired: BTreeSet<u32> = observed.veths.values().map(|veth| veth.index).collect();
+    assert_eq!(
+        tables.endpoints.keys().copied().collect::<BTreeSet<_>>(),
+        wired
+    );
+    for (id, endpoint) in &desired.endpoints {
+        let Some(Container::Present { interface, .. }) = observed.containers.get(id) else {
+            continue;
+        };
+        if last.blocked.contains_key(id) {
+            continue;
+        }
+        let network = &desired.networks[&endpoint.network];
+        let mtu = overlay_mtu(network, observed.underlay.as_ref().map(|u| u.mtu));
+        let interface = interface.as_ref().unwrap();
+        let address = Ipv4Network::new(endpoint.ip, network.subnet.prefix()).unwrap();
+        assert_eq!(interface.addresses, BTreeSet::from([address]));
+        assert_eq!(
+            (interface.mac, interface.mtu, interface.up),
+            (Some(endpoint.mac), mtu, true)
+        );
+        let veth = &observed.veths[id];
+        assert_eq!((veth.mtu, veth.up), (mtu, true));
+        assert_eq!(tables.endpoints[&veth.index].ipv4, endpoint.ip.octets());
+    }
+    let full = u64::from(MAX_LEARNED_PER_NETWORK);
+    assert!(
+        tables
+            .budgets
+            .values()
+            .all(|budget| budget.remaining == full)
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_there_is_becomes_what_is_desired(
+        mut kernel in any_kernel(),
+        first in any_desired(),
+        second in any_desired(),
+        moved in any_underlay(),
+    ) {
+        for desired in [first, second] {
+            let last = settle(&mut kernel, &desired);
+            assert_as_desired(&kernel, &desired, &last);
+            kernel.observed.underlay.clone_from(&moved);
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_starts_again_swaps_its_programs_and_nothing_else(
+        mut kernel in any_kernel(),
+        desired in any_desired(),
+    ) {
+        settle(&mut kernel, &desired);
+        if kernel.observed.config.take().is_some() {
+            for stands in kernel.observed.attached.values_mut() {
+                *stands = Attached::Outdated;
+            }
+        }
+        let wanted = Wanted { desired: &desired, port: PORT };
+        for _ in 0..3 {
+            let next = plan(&wanted, &kernel.look());
+            for step in &next.steps {
+                let swaps = matches!(
+                    step.op,
+                    Op::Load(_) | Op::Attach { stands: Attached::Outdated, .. }
+                );
+                prop_assert!(swaps, "{:?}", step);
+                kernel.obey(step, &desired);
+            }
+        }
+        prop_assert!(plan(&wanted, &kernel.look()).steps.is_empty());
+    }
+}
