@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, RingBuf},
 };
-use core::intrinsics::{AtomicOrdering::Relaxed, atomic_xadd};
+use core::intrinsics::{AtomicOrdering::AcqRel, atomic_xadd};
 use vxplane_common::{
     abi::{
         EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_MOVED, EVENT_RING_BYTES, Event, FDB_LOCAL,
@@ -126,11 +126,13 @@ impl Shared {
         unsafe { self.0.read_volatile() }
     }
 
-    /// Adds `value`, modulo 2^64, and returns what there was before.
+    /// Adds `value`, modulo 2^64, and returns what there was before. Not relaxed:
+    /// the compiler takes that for an addition that returns nothing, and returns
+    /// `value`.
     #[inline(always)]
     fn add(self, value: u64) -> u64 {
         // SAFETY: as in `get`.
-        unsafe { atomic_xadd::<u64, u64, { Relaxed }>(self.0, value) }
+        unsafe { atomic_xadd::<u64, u64, { AcqRel }>(self.0, value) }
     }
 }
 

@@ -33,7 +33,9 @@ pub struct Capture {
 }
 
 impl Capture {
-    pub(crate) fn start(
+    /// Starts to record what passes `device` and tcpdump's `filter`; the files
+    /// are kept in `directory`.
+    pub fn start(
         netns: &Netns,
         device: &str,
         filter: &str,

@@ -1,0 +1,499 @@
+//! Under traffic: two hosts with the programs attached and maps written by hand,
+//! and a host with the kernel's own vxlan device.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+use vxplane_common::{
+    abi::{
+        Config, Endpoint, FDB_REMOTE, FdbEntry, FloodKey, FloodTarget, LearnBudget, Network,
+        OVERHEAD_IPV4, Outer, PEER_LEARN, Peer, map,
+    },
+    drop::{
+        Direction::Egress,
+        DropReason::{MalformedFrame, SourceIp, SourceMac, VlanTag},
+    },
+    types::{MacAddr, Vni},
+};
+use vxplane_harness::{Container, Host, Iperf, KernelVxlan, Lab, Ping, transfer};
+
+use crate::{
+    bed::{NET, PORT, key, local, peer_key},
+    packets::{ARP, IPV4, IPV6, Ip, Mac, arp, ethernet, udp},
+    programs::{Program, Programs},
+};
+
+const SLOT: u32 = 1;
+
+/// A host with one endpoint.
+struct Node {
+    host: Host,
+    container: Container,
+    programs: Programs,
+    ip: Ipv4Addr,
+}
+
+fn mac(ip: Ipv4Addr) -> Mac {
+    MacAddr::from_ipv4(ip.octets()).0
+}
+
+fn index(netns: &vxplane_harness::Netns, device: &str) -> u32 {
+    netns
+        .enter(|| nix::net::if_::if_nametoindex(device).unwrap())
+        .unwrap()
+}
+
+impl Node {
+    fn new(lab: &Lab, name: &str, ip: Ipv4Addr) -> Self {
+        let host = lab.host(name).unwrap();
+        let container = lab.container(&format!("{name}-c")).unwrap();
+        let netns = host.netns();
+        let mtu = lab.mtu() - OVERHEAD_IPV4;
+        container.netns().join("eth0", netns, "h0", mtu).unwrap();
+        let address = MacAddr(mac(ip));
+        let inside = container.netns();
+        inside
+            .ip(&format!("link set eth0 address {address}"))
+            .unwrap();
+        inside.address("eth0", ip, 24).unwrap();
+        netns
+            .ip(&format!(
+                "link add vxplane0 type vxlan external dstport {PORT}"
+            ))
+            .unwrap();
+        netns.ip("link set vxplane0 up").unwrap();
+        let programs = Programs::load(&Config {
+            vtep: host.ip().octets(),
+            port: PORT.to_be_bytes(),
+            source_port_min: 32768,
+            source_port_range: 28231,
+            pad: [0; 2],
+            fallback_ifindex: index(netns, "vxplane0"),
+            underlay_mtu: lab.mtu(),
+        });
+        let node = Self {
+            host,
+            container,
+            programs,
+            ip,
+        };
+        node.write_own();
+        for (program, device) in [
+            (Program::FromContainer, "h0"),
+            (Program::FromUnderlay, "eth0"),
+            (Program::FromFallback, "vxplane0"),
+        ] {
+            node.programs.attach(program, node.host.netns(), device);
+        }
+        node
+    }
+
+    fn write_own(&self) {
+        let ifindex = index(self.host.netns(), "h0");
+        let endpoint = Endpoint {
+            vni: NET,
+            ipv4: self.ip.octets(),
+            mac: MacAddr(mac(self.ip)),
+            pad: [0; 2],
+            slot: SLOT,
+        };
+        self.programs.put(map::ENDPOINTS, ifindex, endpoint);
+        let entry = local(ifindex, self.ip, SLOT);
+        self.programs.put(map::FDB, key(NET, mac(self.ip)), entry);
+        let own = FloodTarget {
+            ifindex,
+            vtep: [0; 4],
+            slot: SLOT,
+        };
+        self.programs
+            .put(map::FLOOD, FloodKey { vni: NET, slot: 0 }, own);
+        self.programs
+            .put(map::NETWORKS, NET, Network { flood_len: 1 });
+        let budget = LearnBudget {
+            remaining: 100,
+            refused: 0,
+        };
+        self.programs.put(map::LEARN_BUDGET, NET, budget);
+    }
+
+    fn outer(&self, vtep: Ipv4Addr) -> Outer {
+        Outer::new(self.host.ip(), vtep, PORT, Vni::new(NET).unwrap())
+    }
+
+    /// Accepts `vtep`, floods to it, and learns what is behind it.
+    fn peer_with(&self, vtep: Ipv4Addr) {
+        let ifindex = index(self.host.netns(), "eth0");
+        let peer = Peer {
+            flags: PEER_LEARN,
+            ifindex,
+            outer: self.outer(vtep),
+        };
+        self.programs.put(map::PEERS, peer_key(NET, vtep), peer);
+        let target = FloodTarget {
+            ifindex: 0,
+            vtep: vtep.octets(),
+            slot: 0,
+        };
+        self.programs
+            .put(map::FLOOD, FloodKey { vni: NET, slot: 1 }, target);
+        self.programs
+            .put(map::NETWORKS, NET, Network { flood_len: 2 });
+    }
+
+    /// Knows that `ip` is behind `vtep`.
+    fn knows(&self, ip: Ipv4Addr, vtep: Ipv4Addr) {
+        let entry = FdbEntry {
+            kind: FDB_REMOTE,
+            ifindex: index(self.host.netns(), "eth0"),
+            ipv4: vtep.octets(),
+            slot: 0,
+            outer: self.outer(vtep),
+        };
+        self.programs.put(map::FDB, key(NET, mac(ip)), entry);
+    }
+
+    /// Mean bytes of the frames the container was given since the last reset.
+    fn mean_received(&self) -> u64 {
+        let [_, _, packets, bytes] = self.programs.counters().traffic[&SLOT];
+        bytes / packets
+    }
+
+    fn assert_nothing_dropped(&self, when: &str) {
+        let drops = self.programs.counters().drops;
+        assert!(drops.is_empty(), "{when}: {drops:?}");
+    }
+}
+
+const IP_1: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const IP_2: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const IP_3: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
+
+/// Two hosts of ours that know of each other.
+fn pair(lab: &Lab) -> [Node; 2] {
+    let nodes = [Node::new(lab, "one", IP_1), Node::new(lab, "two", IP_2)];
+    for (node, other) in [(&nodes[0], &nodes[1]), (&nodes[1], &nodes[0])] {
+        node.peer_with(other.host.ip());
+        node.knows(other.ip, other.host.ip());
+    }
+    nodes
+}
+
+fn ping_all_sizes(from: &Container, to: Ipv4Addr) {
+    // The largest unfragmented one, one byte more, and several fragments.
+    for size in [0, 56, 1422, 1423, 8000, 20_000] {
+        let report = from.ping(Ping::new(to).count(5).size(size)).unwrap();
+        assert_eq!(
+            (report.sent, report.received),
+            (5, 5),
+            "{size} bytes: {report:?}"
+        );
+        assert_eq!(report.duplicates, 0, "{size} bytes: {report:?}");
+    }
+}
+
+/// What offloads the container's device and the underlay have.
+const OFFLOADS: [(&str, &str); 4] = [
+    ("as they are", "tso on gso on gro on tx on rx on"),
+    ("no segmentation", "tso off gso off gro off tx on rx on"),
+    ("no checksums", "tso off gso off gro off tx off rx off"),
+    ("GRO alone", "tso off gso off gro on tx off rx on"),
+];
+
+#[test]
+fn between_two_hosts() {
+    let lab = Lab::new().unwrap();
+    let nodes = pair(&lab);
+    let [one, two] = &nodes;
+    ping_all_sizes(&one.container, IP_2);
+    ping_all_sizes(&two.container, IP_1);
+    for (what, settings) in OFFLOADS {
+        for node in &nodes {
+            node.container.netns().offloads("eth0", settings).unwrap();
+            node.host.netns().offloads("eth0", settings).unwrap();
+            node.programs.reset();
+        }
+        let (from, to) = (one.container.netns(), two.container.netns());
+        transfer(from, to, IP_2, 20_000_000).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        transfer(to, from, IP_1, 20_000_000).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        let mean = two.mean_received();
+        println!("{what}: {mean} bytes a packet");
+        if what == "as they are" {
+            assert!(
+                mean > 10_000,
+                "super-packets were split: {mean} bytes a packet"
+            );
+        }
+        for bytes in [64, 1400, 3000] {
+            let report = Iperf::udp(1, bytes)
+                .run(from, to, IP_2, lab.directory())
+                .unwrap();
+            assert!(report.datagrams > 1000, "{what}, {bytes} bytes: {report:?}");
+        }
+        for node in &nodes {
+            node.assert_nothing_dropped(what);
+        }
+    }
+}
+
+#[test]
+fn with_the_kernels_vxlan() {
+    let lab = Lab::new().unwrap();
+    let node = Node::new(&lab, "one", IP_1);
+    let foreign = lab.host("kernel").unwrap();
+    let kernel = KernelVxlan::new(&lab, &foreign, NET, PORT, &[node.host.ip()]).unwrap();
+    let container = kernel.container(&lab, "two", IP_2, 24).unwrap();
+    node.peer_with(foreign.ip());
+    ping_all_sizes(&node.container, IP_2);
+    ping_all_sizes(&container, IP_1);
+    assert_eq!(node.programs.counters().learned.len(), 1);
+    for (what, settings) in OFFLOADS {
+        for netns in [
+            node.container.netns(),
+            node.host.netns(),
+            container.netns(),
+            foreign.netns(),
+        ] {
+            netns.offloads("eth0", settings).unwrap();
+        }
+        let (from, to) = (node.container.netns(), container.netns());
+        transfer(from, to, IP_2, 20_000_000).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        transfer(to, from, IP_1, 20_000_000).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        node.assert_nothing_dropped(what);
+    }
+}
+
+/// Datagrams that the sender leaves to the kernel to cut (as QUIC does): an
+/// aggregate that is stripped natively would arrive as nothing.
+#[test]
+fn udp_segmentation() {
+    let lab = Lab::new().unwrap();
+    let nodes = pair(&lab);
+    let (from, to) = (nodes[0].container.netns(), nodes[1].container.netns());
+    for (what, settings) in OFFLOADS {
+        from.offloads("eth0", settings).unwrap();
+        let receiver = to
+            .enter(|| UdpSocket::bind(SocketAddrV4::new(IP_2, 0)).unwrap())
+            .unwrap();
+        receiver
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .unwrap();
+        let sender = from
+            .enter(|| UdpSocket::bind(SocketAddrV4::new(IP_1, 0)).unwrap())
+            .unwrap();
+        setsockopt(&sender, UdpGsoSegment, &1000).unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let mut buffer = [0; 2000];
+        for round in 0..20 {
+            assert_eq!(sender.send(&vec![round; 20_000]).unwrap(), 20_000);
+            for _ in 0..20 {
+                let len = receiver
+                    .recv(&mut buffer)
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert_eq!(
+                    (len, buffer[0], buffer[999]),
+                    (1000, round, round),
+                    "{what}"
+                );
+            }
+        }
+        for node in &nodes {
+            node.assert_nothing_dropped(what);
+        }
+    }
+}
+
+/// An endpoint that sends on what it gets (to a third one, in its own name):
+/// what came out of a tunnel goes into a tunnel again, super-packets too.
+#[test]
+fn through_an_endpoint_that_translates() {
+    let lab = Lab::new().unwrap();
+    let nodes = pair(&lab);
+    let [one, two] = &nodes;
+    let three = Node::new(&lab, "three", IP_3);
+    for (node, other) in [(two, &three), (&three, two)] {
+        node.peer_with(other.host.ip());
+        node.knows(other.ip, other.host.ip());
+    }
+    let middle = two.container.netns();
+    middle.sysctl("net/ipv4/ip_forward", "1").unwrap();
+    for rule in [
+        format!("PREROUTING -p tcp -s {IP_1} -j DNAT --to-destination {IP_3}"),
+        format!("POSTROUTING -p tcp -d {IP_3} -j SNAT --to-source {IP_2}"),
+    ] {
+        middle.run(&format!("iptables -t nat -A {rule}")).unwrap();
+    }
+    let to = three.container.netns();
+    let listener = to
+        .enter(|| TcpListener::bind(SocketAddrV4::new(IP_3, 0)).unwrap())
+        .unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let target = SocketAddrV4::new(IP_2, port).into();
+    let limit = Duration::from_secs(5);
+    let sender = one.container.netns();
+    let mut stream = sender
+        .enter(|| TcpStream::connect_timeout(&target, limit).unwrap())
+        .unwrap();
+    stream.set_write_timeout(Some(limit)).unwrap();
+    let sent: Vec<u8> = (0..5_000_000_u32).map(|at| at.to_le_bytes()[1]).collect();
+    let copy = sent.clone();
+    let sending = std::thread::spawn(move || stream.write_all(&copy).unwrap());
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(limit)).unwrap();
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    sending.join().unwrap();
+    assert!(
+        received == sent,
+        "{} bytes arrived, not the ones sent",
+        received.len()
+    );
+    for node in [one, two, &three] {
+        node.assert_nothing_dropped("translating");
+    }
+}
+
+/// Packets to what is behind an endpoint: not to its own address, so that it
+/// will send them on.
+#[test]
+fn to_an_address_behind_an_endpoint() {
+    let lab = Lab::new().unwrap();
+    let [one, two] = pair(&lab);
+    let behind = lab.container("behind").unwrap();
+    let address = Ipv4Addr::new(10, 8, 0, 2);
+    let router = two.container.netns();
+    behind.netns().join("eth0", router, "in0", 1450).unwrap();
+    behind.netns().address("eth0", address, 24).unwrap();
+    router
+        .address("in0", Ipv4Addr::new(10, 8, 0, 1), 24)
+        .unwrap();
+    router.sysctl("net/ipv4/ip_forward", "1").unwrap();
+    behind.netns().ip("route add default via 10.8.0.1").unwrap();
+    let from = one.container.netns();
+    from.ip(&format!("route add 10.8.0.0/24 via {IP_2}"))
+        .unwrap();
+    let receiver = behind
+        .netns()
+        .enter(|| UdpSocket::bind(SocketAddrV4::new(address, 0)).unwrap())
+        .unwrap();
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(3)))
+        .unwrap();
+    let sender = from
+        .enter(|| UdpSocket::bind(SocketAddrV4::new(IP_1, 0)).unwrap())
+        .unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    let mut buffer = [0; 10_000];
+    for size in [1, 1000, 1422, 5000] {
+        sender.send(&vec![7; size]).unwrap();
+        assert_eq!(receiver.recv(&mut buffer).unwrap(), size);
+    }
+    one.assert_nothing_dropped("sending");
+    // An answer would not be in the endpoint's own name.
+    receiver
+        .send_to(b"x", sender.local_addr().unwrap())
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let drops = two.programs.counters().drops;
+    let reasons: Vec<_> = drops.keys().map(|(_, reason, _)| *reason).collect();
+    assert_eq!(reasons, [SourceIp]);
+}
+
+/// Frames that `BPF_PROG_TEST_RUN` cannot make: too short for it, or with the
+/// VLAN tag beside the bytes.
+#[test]
+fn short_and_tagged_frames() {
+    let lab = Lab::new().unwrap();
+    let node = Node::new(&lab, "one", IP_1);
+    let own = mac(IP_1);
+    let to: Mac = [2; 6];
+    let datagram = ethernet(to, own, IPV4, &Ip::udp(IP_1, IP_2).packet(&udp(1, 2, b"x")));
+    let request = ethernet(to, own, ARP, &arp(2, (own, IP_1), (to, IP_2)));
+    let ipv6 = ethernet(to, own, IPV6, &[0x60; 40]);
+    let tagged = [&datagram[..12], &[0x81, 0, 0, 5], &datagram[12..]].concat();
+    let spoofed = [&to[..], &[4; 6], &tagged[12..]].concat();
+    let mut frames = vec![
+        ("tagged".to_owned(), tagged, VlanTag),
+        ("tagged, another's MAC".to_owned(), spoofed, VlanTag),
+        (
+            "IPv6 cut to 15".to_owned(),
+            ipv6[..15].to_vec(),
+            MalformedFrame,
+        ),
+        ("IPv6 cut to 16".to_owned(), ipv6[..16].to_vec(), SourceIp),
+        (
+            "another's MAC, no payload".to_owned(),
+            ethernet(to, [4; 6], 0x88b5, b"x"),
+            SourceMac,
+        ),
+    ];
+    for (what, frame) in [("IPv4", &datagram), ("ARP", &request)] {
+        frames.extend((15..frame.len()).map(|len| {
+            (
+                format!("{what} cut to {len}"),
+                frame[..len].to_vec(),
+                MalformedFrame,
+            )
+        }));
+    }
+    let wire = Wire::open(&node.container, "eth0");
+    for (what, frame, reason) in frames {
+        node.programs.reset();
+        wire.send(&frame);
+        let drops = node.programs.counters().drops;
+        let counts: Vec<_> = drops
+            .iter()
+            .map(|(key, (packets, _))| (*key, *packets))
+            .collect();
+        assert_eq!(counts, [((NET, reason, Egress), 1)], "{what}");
+    }
+}
+
+/// A packet socket: what is written goes out of the device as it is.
+struct Wire {
+    socket: std::os::fd::OwnedFd,
+    address: nix::libc::sockaddr_ll,
+}
+
+impl Wire {
+    fn open(container: &Container, device: &str) -> Self {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+        let netns = container.netns();
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = netns
+            .enter(|| socket(AddressFamily::Packet, SockType::Raw, flags, None).unwrap())
+            .unwrap();
+        let address = nix::libc::sockaddr_ll {
+            sll_family: u16::try_from(nix::libc::AF_PACKET).unwrap(),
+            sll_protocol: 0,
+            sll_ifindex: i32::try_from(index(netns, device)).unwrap(),
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: [0; 8],
+        };
+        Self { socket, address }
+    }
+
+    /// Through a veth a frame is at its far end when this returns, or very soon.
+    fn send(&self, frame: &[u8]) {
+        let length = u32::try_from(size_of_val(&self.address)).unwrap();
+        // SAFETY: both pointers are to live values of the lengths given.
+        let sent = unsafe {
+            nix::libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const self.address).cast(),
+                length,
+            )
+        };
+        assert_eq!(usize::try_from(sent), Ok(frame.len()));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

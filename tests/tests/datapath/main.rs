@@ -1,0 +1,21 @@
+//! The packet programs in the real verifier and the real kernel: one packet at a
+//! time (`BPF_PROG_TEST_RUN`), as tables of packet in, verdict, packet out and
+//! every counter that moved; and under traffic.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot be made ready fails where that shows"
+)]
+
+mod bed;
+mod case;
+mod egress;
+mod flood;
+mod guard;
+mod ingress;
+mod learning;
+mod live;
+mod packets;
+mod programs;
