@@ -35,7 +35,7 @@ pub enum MountsError {
          process; run as root, or with `nsenter --net` instead of `ip netns exec`"
     )]
     Enter {
-        /// An ancestor of ours, PID 1 as a rule.
+        /// PID 1 as a rule.
         pid: u32,
         /// What the kernel said.
         #[source]
@@ -98,22 +98,21 @@ pub fn is_on_bpffs(path: &Path) -> bool {
 }
 
 /// The process whose mount namespace to move to, if ours is a private one: the
-/// oldest of our ancestors that we may look at, PID 1 as a rule. None if we share
-/// its namespace, or if it has another root directory: then we are in a
-/// container and stay there.
+/// oldest that we may look at and that has our root directory, PID 1 as a rule.
+/// A process with another root is in a container, or we are; either way its
+/// mounts are not those we were given paths of.
 fn outside() -> Option<u32> {
     let ours = MountIdentity::of("self")?;
-    let mut oldest = None;
-    let mut pid = parent_of("self");
-    while let Some(ancestor) = pid.filter(|pid| *pid != 0) {
-        let name = ancestor.to_string();
-        if let Some(theirs) = MountIdentity::of(&name) {
-            oldest = Some((ancestor, theirs));
-        }
-        pid = parent_of(&name);
-    }
-    let (pid, theirs) = oldest?;
-    (theirs.namespace != ours.namespace && theirs.root == ours.root).then_some(pid)
+    let mut processes: Vec<u32> = fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    processes.sort_unstable();
+    let (pid, theirs) = processes.into_iter().find_map(|pid| {
+        let theirs = MountIdentity::of(&pid.to_string())?;
+        (theirs.root == ours.root).then_some((pid, theirs))
+    })?;
+    (theirs.namespace != ours.namespace).then_some(pid)
 }
 
 /// What a process sees of filesystems, by device and inode.
@@ -134,12 +133,6 @@ impl MountIdentity {
             root: identity("root/")?,
         })
     }
-}
-
-fn parent_of(process: &str) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
 }
 
 fn enter_mounts_of(pid: u32) -> Result<(), MountsError> {

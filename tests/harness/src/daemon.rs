@@ -271,7 +271,10 @@ impl Daemon {
     pub fn dropped(&self) -> Result<BTreeMap<(String, String), u64>> {
         let status = self.status()?;
         let mut dropped = BTreeMap::new();
-        for drop in status["drops"].as_array().context("a status without drops")? {
+        for drop in status["drops"]
+            .as_array()
+            .context("a status without drops")?
+        {
             let word = |key: &str| Some(drop[key].as_str()?.to_owned());
             let (Some(direction), Some(reason), Some(packets)) =
                 (word("direction"), word("reason"), drop["packets"].as_u64())
