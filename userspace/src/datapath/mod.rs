@@ -14,6 +14,7 @@ mod learned;
 mod maps;
 mod object;
 mod pins;
+pub mod probe;
 
 use std::{
     fmt, fs, io,
@@ -189,7 +190,8 @@ impl Datapath {
     pub async fn load(&mut self, config: Config) -> Result<(), Error> {
         let maps_directory = self.directory.join("maps");
         // The verifier takes its time; other tasks should not wait for it.
-        let loading = tokio::task::spawn_blocking(move || object::load(&maps_directory, &config));
+        let loading =
+            tokio::task::spawn_blocking(move || object::load(Some(&maps_directory), &config));
         let mut programs = loading.await.map_err(|_| Error::Interrupted)??;
         let maps = Maps::take(&mut programs)?;
         let log = events::forward_log(&mut programs);

@@ -10,21 +10,24 @@ use super::{Error, attach::Program, guard, pins};
 /// The programs as `cargo xtask build-ebpf` left them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXPLANE_EBPF_OBJECT"));
 
-/// Loads maps and programs, reusing the maps pinned in `maps`.
-pub(super) fn load(maps: &Path, config: &Config) -> Result<Ebpf, Error> {
-    pins::verify(maps)?;
+/// Loads maps and programs: with a directory, upon the maps pinned there, and
+/// pins there those that are not; without, upon maps of their own.
+pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Ebpf, Error> {
     let log_level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", config, true);
     loader.override_global(aya_log::LEVEL, &log_level, true);
-    for spec in pins::SPECS {
-        loader.map_pin_path(spec.name, maps.join(spec.name));
+    if let Some(directory) = pinned {
+        pins::verify(directory)?;
+        for spec in pins::SPECS {
+            loader.map_pin_path(spec.name, directory.join(spec.name));
+        }
     }
     let mut programs = loader
         .load(OBJECT)
         .map_err(|error| Error::Load(Box::new(error)))?;
     // Maps this load created must be what the next daemon will look for.
-    pins::verify(maps)?;
+    pinned.map_or(Ok(()), pins::verify)?;
     for program in Program::ALL {
         load_program(&mut programs, program.name())?;
     }

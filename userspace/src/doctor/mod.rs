@@ -1,6 +1,12 @@
 //! What this host can and cannot do, found out by trying, and what to do about
 //! it.
 
+mod docker;
+mod host;
+mod kernel;
+
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::reconcile::Options;
@@ -31,8 +37,41 @@ pub struct Check {
     pub advice: String,
 }
 
+impl Check {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: Status::Ok,
+            detail: detail.into(),
+            advice: String::new(),
+        }
+    }
+
+    fn warn(name: &'static str, detail: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            status: Status::Warn,
+            advice: advice.into(),
+            ..Self::ok(name, detail)
+        }
+    }
+
+    fn fail(name: &'static str, detail: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            status: Status::Fail,
+            advice: advice.into(),
+            ..Self::ok(name, detail)
+        }
+    }
+}
+
 /// Examines this host as a daemon with `options` would find it. `docker` is the
 /// path of the Docker Engine's socket. Leaves nothing behind.
-pub async fn examine(_options: &Options, _docker: &std::path::Path) -> Vec<Check> {
-    Vec::new()
+pub async fn examine(options: &Options, docker: &Path) -> Vec<Check> {
+    let mut checks = vec![host::privileges()];
+    checks.extend(kernel::examine(options.attach).await);
+    checks.push(host::btf());
+    checks.push(host::bpffs(&options.bpffs));
+    checks.extend(host::network(options).await);
+    checks.push(docker::reachable(docker).await);
+    checks
 }

@@ -204,6 +204,13 @@ impl Netlink {
         request(action, self.handle.link().add(message).execute()).await
     }
 
+    /// Creates a veth pair with both ends in this namespace, down.
+    pub async fn create_veth_here(&self, name: &str, peer: &str) -> Result<(), Error> {
+        let message = LinkVeth::new(name, peer).build();
+        let action = || format!("create the veth pair {name} and {peer}");
+        request(action, self.handle.link().add(message).execute()).await
+    }
+
     /// Creates a `vxlan external` device, down. Its checksums are as the
     /// dataplane's: none outside over IPv4 and, both ways, none over IPv6.
     pub async fn create_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<(), Error> {
