@@ -163,7 +163,7 @@ async fn serve_hook(
     let wiring = Arc::new(Wiring::new(Arc::new(engine), control));
     let server = axum::serve(listener, powerstrip::router(Arc::clone(&wiring)));
     tokio::select! {
-        served = server.with_graceful_shutdown(stop) => served,
+        ended = server.with_graceful_shutdown(stop) => ended,
         () = follow(wiring) => Ok(()),
     }
 }

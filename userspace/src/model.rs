@@ -132,6 +132,10 @@ mod vni_number {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use vxplane_common::types::Vni;
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes fields by reference"
+    )]
     pub(super) fn serialize<S: Serializer>(vni: &Vni, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u32(vni.get())
     }
@@ -147,6 +151,10 @@ mod mac_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use vxplane_common::types::MacAddr;
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes fields by reference"
+    )]
     pub(super) fn serialize<S: Serializer>(
         mac: &MacAddr,
         serializer: S,

@@ -57,8 +57,13 @@ pub struct Layer {
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, env = "VXPLANE_ATTACH", value_name = "MODE")]
     pub attach: Option<String>,
-    /// The Docker Engine's socket [default: unix:///var/run/docker.sock]
-    #[arg(long, env = "VXPLANE_DOCKER", value_name = "URL")]
+    /// The Docker Engine's socket
+    #[arg(
+        long,
+        env = "VXPLANE_DOCKER",
+        value_name = "URL",
+        help = "The Docker Engine's socket [default: unix:///var/run/docker.sock]"
+    )]
     pub docker: Option<String>,
     /// Where sockets are; on the command line a global flag.
     #[arg(skip)]

@@ -9,16 +9,16 @@ use crate::{
     settings::Settings,
 };
 
-pub(super) async fn run(settings: &Settings, printer: &Printer) -> Result<(), CliError> {
+pub(super) async fn run(settings: &Settings, printer: Printer) -> Result<(), CliError> {
     let checks = examine(&settings.options(), &settings.docker).await;
-    printer.value(&checks, show)?;
+    printer.value(&checks, |checks| show(checks))?;
     if checks.iter().any(|check| check.status == Status::Fail) {
         return Err(CliError::Unfit);
     }
     Ok(())
 }
 
-fn show(checks: &Vec<Check>) -> String {
+fn show(checks: &[Check]) -> String {
     let row = |check: &Check| {
         let status = match check.status {
             Status::Ok => "ok",

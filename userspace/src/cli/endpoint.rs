@@ -14,7 +14,7 @@ use crate::surfaces::api::{EndpointDto, EndpointRequest, EndpointState, TrafficD
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
     /// Attach a container's interface to a network
-    Attach(Attach),
+    Attach(Box<Attach>),
     /// Detach an endpoint and free its address
     Detach {
         /// Its ID, the beginning of it, or its container's name
@@ -71,10 +71,10 @@ struct Place {
 }
 
 impl Command {
-    pub(super) async fn run(self, client: &Client, printer: &Printer) -> Result<(), CliError> {
+    pub(super) async fn run(self, client: &Client, printer: Printer) -> Result<(), CliError> {
         match self {
             Self::Attach(attach) => {
-                let request = EndpointRequest::try_from(attach)?;
+                let request = EndpointRequest::try_from(*attach)?;
                 let answer = client
                     .post::<EndpointDto>("/v1/endpoints", &request)
                     .await?;
@@ -101,7 +101,7 @@ impl Command {
                 printer.done(&format!("endpoint {id} detached"))?;
             }
             Self::Ls => {
-                let answer = client.get("/v1/endpoints").await?;
+                let answer = client.get::<Vec<_>>("/v1/endpoints").await?;
                 printer.answer(&answer, |endpoints| list(endpoints))?;
             }
             Self::Inspect { id } => {
@@ -153,7 +153,7 @@ fn state_name(state: EndpointState) -> &'static str {
     }
 }
 
-fn list(endpoints: &Vec<EndpointDto>) -> String {
+fn list(endpoints: &[EndpointDto]) -> String {
     let row = |endpoint: &EndpointDto| {
         [
             endpoint.id.clone(),

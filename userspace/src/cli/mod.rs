@@ -88,7 +88,7 @@ enum CliError {
     Settings(#[from] SettingsError),
     /// The daemon could not start or stopped.
     #[error(transparent)]
-    Daemon(#[from] DaemonError),
+    Daemon(#[from] Box<DaemonError>),
     /// The daemon did not do as asked.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -152,32 +152,32 @@ impl Cli {
                     let kind = clap::error::ErrorKind::ArgumentConflict;
                     Self::command().error(kind, message).exit();
                 }
-                Ok(daemon::run(args.load(self.run_dir)?)?)
+                Ok(daemon::run(args.load(self.run_dir)?).map_err(Box::new)?)
             }
             Command::Doctor(args) => {
                 let settings = args.load(self.run_dir)?;
-                block_on(doctor::run(&settings, &printer))
+                block_on(doctor::run(&settings, printer))
             }
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "vxplane", &mut script);
-                Ok(printer.raw(&script)?)
+                Ok(output::print(&script)?)
             }
             Command::Status => {
                 let client = client(self.socket, self.run_dir, matches)?;
-                block_on(status::run(&client, &printer))
+                block_on(status::run(&client, printer))
             }
             Command::Network(command) => {
                 let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, &printer))
+                block_on(command.run(&client, printer))
             }
             Command::Endpoint(command) => {
                 let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, &printer))
+                block_on(command.run(&client, printer))
             }
             Command::Peer(command) => {
                 let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, &printer))
+                block_on(command.run(&client, printer))
             }
         }
     }

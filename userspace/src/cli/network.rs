@@ -49,7 +49,7 @@ pub(super) struct Create {
 }
 
 impl Command {
-    pub(super) async fn run(self, client: &Client, printer: &Printer) -> Result<(), CliError> {
+    pub(super) async fn run(self, client: &Client, printer: Printer) -> Result<(), CliError> {
         match self {
             Self::Create(create) => {
                 let request = NetworkRequest::from(create);
@@ -63,7 +63,7 @@ impl Command {
                 })?;
             }
             Self::Ls => {
-                let answer = client.get("/v1/networks").await?;
+                let answer = client.get::<Vec<_>>("/v1/networks").await?;
                 printer.answer(&answer, |networks| list(networks))?;
             }
             Self::Inspect { name } => {
@@ -94,7 +94,7 @@ impl From<Create> for NetworkRequest {
     }
 }
 
-fn list(networks: &Vec<NetworkDto>) -> String {
+fn list(networks: &[NetworkDto]) -> String {
     let row = |network: &NetworkDto| {
         [
             network.name.clone(),

@@ -26,48 +26,51 @@ impl Printer {
         Self { format }
     }
 
-    /// Prints bytes as they are.
-    pub(super) fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes)?;
-        out.flush()
-    }
-
     /// Prints an answer: its JSON as it came, or as `text` puts it.
     pub(super) fn answer<T>(
-        &self,
+        self,
         answer: &Answer<T>,
         text: impl FnOnce(&T) -> String,
     ) -> io::Result<()> {
         match self.format {
-            Format::Table => self.raw(text(&answer.value).as_bytes()),
-            Format::Json => self.raw(&[&answer.raw[..], b"\n"].concat()),
+            Format::Table => print(text(&answer.value).as_bytes()),
+            Format::Json => print(&[&answer.raw[..], b"\n"].concat()),
         }
     }
 
     /// Prints a value made here, as JSON or as `text` puts it.
     pub(super) fn value<T: serde::Serialize>(
-        &self,
+        self,
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> io::Result<()> {
         match self.format {
-            Format::Table => self.raw(text(value).as_bytes()),
+            Format::Table => print(text(value).as_bytes()),
             Format::Json => {
                 let json = serde_json::to_vec(value).map_err(io::Error::other)?;
-                self.raw(&[&json[..], b"\n"].concat())
+                print(&[&json[..], b"\n"].concat())
             }
         }
     }
 
     /// Prints a sentence about what was done; JSON has none.
-    pub(super) fn done(&self, sentence: &str) -> io::Result<()> {
+    pub(super) fn done(self, sentence: &str) -> io::Result<()> {
         match self.format {
-            Format::Table => self.raw(format!("{sentence}\n").as_bytes()),
+            Format::Table => print(format!("{sentence}\n").as_bytes()),
             Format::Json => Ok(()),
         }
     }
 }
+
+/// Prints bytes as they are.
+pub(super) fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// Blanks between columns.
+const GAP: usize = 3;
 
 /// Columns as wide as their widest cell, the last one open.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
@@ -82,7 +85,10 @@ pub(super) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
-            line.push_str(&format!("{cell:width$}   "));
+            line.extend([
+                cell.as_str(),
+                &" ".repeat(width - cell.chars().count() + GAP),
+            ]);
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -117,9 +123,12 @@ fn printable(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
     }
-    let escape = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
     };
     text.chars().map(escape).collect()
 }

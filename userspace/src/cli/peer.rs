@@ -29,7 +29,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) async fn run(self, client: &Client, printer: &Printer) -> Result<(), CliError> {
+    pub(super) async fn run(self, client: &Client, printer: Printer) -> Result<(), CliError> {
         match self {
             Self::Add { ip, networks } => {
                 let networks = (!networks.is_empty()).then_some(networks);
@@ -41,7 +41,7 @@ impl Command {
                 })?;
             }
             Self::Ls => {
-                let answer = client.get("/v1/peers").await?;
+                let answer = client.get::<Vec<_>>("/v1/peers").await?;
                 printer.answer(&answer, |peers| list(peers))?;
             }
             Self::Rm { ip } => {
@@ -62,7 +62,7 @@ fn scope(peer: &PeerDto) -> String {
     peer.networks.join(", ")
 }
 
-fn list(peers: &Vec<PeerDto>) -> String {
+fn list(peers: &[PeerDto]) -> String {
     let row = |peer: &PeerDto| [peer.ip.clone(), scope(peer)];
     table(["PEER", "NETWORKS"], peers.iter().map(row).collect())
 }

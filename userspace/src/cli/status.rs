@@ -7,7 +7,7 @@ use super::{
 };
 use crate::surfaces::api::{DropDto, StatusDto};
 
-pub(super) async fn run(client: &Client, printer: &Printer) -> Result<(), CliError> {
+pub(super) async fn run(client: &Client, printer: Printer) -> Result<(), CliError> {
     printer.answer(&client.get("/v1/status").await?, show)?;
     Ok(())
 }
@@ -46,7 +46,7 @@ fn show(status: &StatusDto) -> String {
     if !status.problems.is_empty() {
         text.push_str("\nProblems:\n");
         for problem in &status.problems {
-            text.push_str(&format!("  - {problem}\n"));
+            text.extend(["  - ", problem.as_str(), "\n"]);
         }
     }
     if !status.drops.is_empty() {

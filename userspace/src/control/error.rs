@@ -395,16 +395,10 @@ pub enum Conflict {
         endpoint: String,
     },
     /// The same container interface is attached differently.
-    #[error(
-        "`{ifname}` of container {container_id} is attached already (endpoint {id}) with {what} {has}, not {asked}; detach it first"
-    )]
+    #[error("{endpoint} is attached already with {what} {has}, not {asked}; detach it first")]
     EndpointDiffers {
-        /// Its ID.
-        id: String,
-        /// The container.
-        container_id: String,
-        /// The interface inside it.
-        ifname: String,
+        /// Its ID and what it is.
+        endpoint: String,
         /// What is different.
         what: &'static str,
         /// As it is.

@@ -37,6 +37,9 @@ impl Store for Memory {
     }
 }
 
+/// The namespace that has interfaces of every name.
+pub(crate) const TAKEN: u64 = 666;
+
 /// A host whose namespaces have their process ID as inode number.
 pub(crate) struct FakeHost;
 
@@ -56,6 +59,14 @@ impl Host for FakeHost {
             })
         }
         .boxed()
+    }
+
+    fn has_interface<'a>(
+        &'a self,
+        netns: &'a NetnsRef,
+        _ifname: &'a str,
+    ) -> BoxFuture<'a, io::Result<bool>> {
+        async { Ok(netns.inode == TAKEN) }.boxed()
     }
 }
 

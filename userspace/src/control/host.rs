@@ -23,7 +23,10 @@ use super::{
     error::{Error, Invalid},
     spec::NetnsSource,
 };
-use crate::{model::NetnsRef, netlink::Netlink};
+use crate::{
+    model::NetnsRef,
+    netlink::{Netlink, Netns},
+};
 
 /// Reads this host. Nothing here changes it.
 pub trait Host: Send + Sync {
@@ -33,6 +36,13 @@ pub trait Host: Send + Sync {
     /// The network namespace found at `source` now, unless it is the daemon's
     /// own or none.
     fn netns(&self, source: NetnsSource) -> BoxFuture<'_, Result<NetnsRef, Error>>;
+
+    /// Whether that namespace has an interface of this name.
+    fn has_interface<'a>(
+        &'a self,
+        netns: &'a NetnsRef,
+        ifname: &'a str,
+    ) -> BoxFuture<'a, io::Result<bool>>;
 }
 
 /// The host this process runs on.
@@ -59,6 +69,24 @@ impl Host for ThisHost {
                 Ok(Err(_)) => Err(Error::Stopping),
                 Err(_) => Err(refuse(&path, "opening it takes too long").into()),
             }
+        }
+        .boxed()
+    }
+
+    fn has_interface<'a>(
+        &'a self,
+        netns: &'a NetnsRef,
+        ifname: &'a str,
+    ) -> BoxFuture<'a, io::Result<bool>> {
+        async {
+            let path = netns.path.clone();
+            let opened = spawn_blocking(move || Netns::open(&path)).await?;
+            let netlink = opened.map_err(io::Error::other)?.connect().await;
+            let link = netlink
+                .map_err(io::Error::other)?
+                .link_by_name(ifname)
+                .await;
+            Ok(link.map_err(|error| error.source)?.is_some())
         }
         .boxed()
     }

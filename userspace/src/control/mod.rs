@@ -34,7 +34,7 @@ use self::{
     turns::Turns,
 };
 use crate::{
-    model::{Endpoint, Peer},
+    model::{Endpoint, NetnsRef, Peer},
     reconcile::{Counters, CountersError, EndpointState},
     store::{Change, Contents, Store},
 };
@@ -336,6 +336,9 @@ impl Control {
         let id = endpoint_id(&plan::container_id(&spec, &netns), spec.ifname());
         let _turn = self.inner.turns.take(&id).await;
         let before = self.revision().desired.endpoints.get(&id).cloned();
+        if before.as_ref().is_none_or(|before| before.netns != netns) {
+            self.check_no_interface(&netns, spec.ifname()).await?;
+        }
         let observed = Arc::clone(&self.inner.observed.borrow());
         let wired = |id: &str| {
             matches!(
@@ -364,6 +367,22 @@ impl Control {
                 Err(error)
             }
         }
+    }
+
+    /// Refuses a namespace that has an interface of that name, unless it is an
+    /// endpoint's, which the plan will say more precisely.
+    async fn check_no_interface(&self, netns: &NetnsRef, ifname: &str) -> Result<(), Error> {
+        let found = self.inner.host.has_interface(netns, ifname).await;
+        let what = "the container's interfaces";
+        let found = found.map_err(|source| Error::Host { what, source })?;
+        let revision = self.revision();
+        let mut endpoints = revision.desired.endpoints.values();
+        let ours = |e: &Endpoint| e.netns.inode == netns.inode && e.ifname == ifname;
+        if !found || endpoints.any(ours) {
+            return Ok(());
+        }
+        let (netns, ifname) = (netns.path.display().to_string(), ifname.to_owned());
+        Err(Conflict::IfnameForeign { netns, ifname }.into())
     }
 
     /// Puts the endpoint back to what it was before a failed attach. If the

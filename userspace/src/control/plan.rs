@@ -84,13 +84,12 @@ pub(super) fn network(
     if networks.len() >= MAX_NETWORKS as usize {
         return Err(Conflict::TooManyNetworks(networks.len()).into());
     }
-    let subnet = match spec.subnet {
-        Some(subnet) => check_free(subnet, networks)?,
-        None => {
-            let mut taken: Vec<_> = networks.values().map(|network| network.subnet).collect();
-            taken.extend_from_slice(routes);
-            choose::subnet(&taken).ok_or(Conflict::NoFreeSubnet)?
-        }
+    let subnet = if let Some(subnet) = spec.subnet {
+        check_free(subnet, networks)?
+    } else {
+        let mut taken: Vec<_> = networks.values().map(|network| network.subnet).collect();
+        taken.extend_from_slice(routes);
+        choose::subnet(&taken).ok_or(Conflict::NoFreeSubnet)?
     };
     let first = Ipv4Addr::from_bits(subnet.network().to_bits() + 1);
     let gateway = spec.gateway.unwrap_or(first);
@@ -160,8 +159,8 @@ pub(super) fn remove_network(state: &Contents, name: &str) -> Result<Vec<Change>
             });
         }
     }
-    let stale = state.hints.values().filter(|hint| hint.network == name);
-    changes.extend(stale.map(|hint| Change::RemoveHint(hint.key())));
+    let obsolete = state.hints.values().filter(|hint| hint.network == name);
+    changes.extend(obsolete.map(|hint| Change::RemoveHint(hint.key())));
     Ok(changes)
 }
 
@@ -392,10 +391,14 @@ fn check_same_endpoint(existing: &Endpoint, spec: &AttachSpec) -> Result<(), Con
     ];
     for (what, difference) in difference {
         if let Some((has, asked)) = difference {
+            let Endpoint {
+                id,
+                container_id,
+                ifname,
+                ..
+            } = existing;
             return Err(Conflict::EndpointDiffers {
-                id: existing.id.clone(),
-                container_id: existing.container_id.clone(),
-                ifname: existing.ifname.clone(),
+                endpoint: format!("endpoint {id} (`{ifname}` of container {container_id})"),
                 what,
                 has,
                 asked,

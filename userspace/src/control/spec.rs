@@ -193,10 +193,10 @@ impl EndpointChange {
 /// The ID of the endpoint that is `ifname` of container `container_id`.
 pub fn endpoint_id(container_id: &str, ifname: &str) -> String {
     let digest = Sha256::digest(format!("{container_id}/{ifname}").as_bytes());
-    digest[..6]
+    let number = digest[..6]
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+    format!("{number:012x}")
 }
 
 /// The name of the network made for a bare subnet.

@@ -41,78 +41,30 @@ async fn a_network_without_wishes_gets_a_free_subnet_and_a_vni_of_its_name() {
 #[tokio::test]
 async fn networks_that_contradict_are_refused() {
     let control = daemon(&Memory::default(), FakeKernel::default()).await;
-    let network = blue(&control).await;
-    let spec = |name: &str| NetworkSpec {
-        name: name.to_owned(),
-        ..NetworkSpec::default()
-    };
+    let vni = Some(blue(&control).await.vni);
     let subnet = |text: &str| Some(parse_subnet(text).unwrap());
-    for (spec, code) in [
-        (
-            NetworkSpec {
-                subnet: subnet("10.9.0.0/24"),
-                ..spec("blue")
-            },
-            "network_exists",
-        ),
-        (
-            NetworkSpec {
-                internal: true,
-                ..spec("blue")
-            },
-            "network_exists",
-        ),
-        (
-            NetworkSpec {
-                mtu: Some(1400),
-                ..spec("blue")
-            },
-            "network_exists",
-        ),
-        (
-            NetworkSpec {
-                subnet: subnet("10.50.0.0/16"),
-                ..spec("red")
-            },
-            "subnet_overlaps",
-        ),
-        (
-            NetworkSpec {
-                vni: Some(network.vni),
-                ..spec("red")
-            },
-            "vni_in_use",
-        ),
-        (
-            NetworkSpec {
-                mtu: Some(1451),
-                ..spec("red")
-            },
-            "invalid_mtu",
-        ),
-        (
-            NetworkSpec {
-                mtu: Some(67),
-                ..spec("red")
-            },
-            "invalid_mtu",
-        ),
-        (
-            NetworkSpec {
-                subnet: subnet("10.9.0.0/31"),
-                ..spec("red")
-            },
-            "invalid_subnet",
-        ),
-        (
-            NetworkSpec {
-                gateway: Some(Ipv4Addr::LOCALHOST),
-                ..spec("red")
-            },
-            "invalid_gateway",
-        ),
+    let spec = |name: &str| {
+        let name = name.to_owned();
+        NetworkSpec {
+            name,
+            ..NetworkSpec::default()
+        }
+    };
+    let gateway = Some(Ipv4Addr::LOCALHOST);
+    #[rustfmt::skip]
+    let refused = [
+        (NetworkSpec { subnet: subnet("10.9.0.0/24"), ..spec("blue") }, "network_exists"),
+        (NetworkSpec { internal: true, ..spec("blue") }, "network_exists"),
+        (NetworkSpec { mtu: Some(1400), ..spec("blue") }, "network_exists"),
+        (NetworkSpec { subnet: subnet("10.50.0.0/16"), ..spec("red") }, "subnet_overlaps"),
+        (NetworkSpec { vni, ..spec("red") }, "vni_in_use"),
+        (NetworkSpec { mtu: Some(1451), ..spec("red") }, "invalid_mtu"),
+        (NetworkSpec { mtu: Some(67), ..spec("red") }, "invalid_mtu"),
+        (NetworkSpec { subnet: subnet("10.9.0.0/31"), ..spec("red") }, "invalid_subnet"),
+        (NetworkSpec { gateway, ..spec("red") }, "invalid_gateway"),
         (spec("r/d"), "invalid_name"),
-    ] {
+    ];
+    for (spec, code) in refused {
         let error = control.create_network(spec.clone()).await.unwrap_err();
         assert_eq!(error.code(), code, "{spec:?}: {error}");
     }
@@ -341,6 +293,12 @@ async fn two_endpoints_share_neither_mac_nor_interface() {
         ..container(2)
     };
     let error = control.attach(intruder).await.unwrap_err();
+    assert_eq!(error.code(), "ifname_in_use");
+    let foreign = AttachSpec {
+        netns: NetnsSource::Pid(666),
+        ..container(2)
+    };
+    let error = control.attach(foreign).await.unwrap_err();
     assert_eq!(error.code(), "ifname_in_use");
     let group = parse_mac("03:00:00:00:00:01").unwrap();
     let error = control

@@ -489,7 +489,11 @@ mod tests {
 
     #[test]
     fn files_of_something_else_are_said_to_be_damaged() {
-        for content in [&b"not a database"[..], &[0; 8192], &[0xff; 100_000]] {
+        for content in [
+            b"not a database".to_vec(),
+            vec![0; 8192],
+            vec![0xff; 100_000],
+        ] {
             let directory = directory();
             fs::write(directory.path().join("vxplane.redb"), content).unwrap();
             let error = Embedded::open(directory.path()).unwrap_err();

@@ -1,6 +1,6 @@
 //! Request bodies: strict JSON of bounded size, read in bounded time.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error, time::Duration};
 
 use axum::{
     body::to_bytes,
@@ -41,7 +41,7 @@ where
         let bytes = read.map_err(|error| {
             if error
                 .source()
-                .is_some_and(|source| source.is::<LengthLimitError>())
+                .is_some_and(<dyn Error>::is::<LengthLimitError>)
             {
                 let detail = format!("the request body is larger than {LIMIT} bytes");
                 return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
