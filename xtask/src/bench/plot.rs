@@ -25,11 +25,6 @@ pub(crate) fn svg(results: &Results, variants: &[Variant], subtitle: &str) -> St
     let height = HEADER + group * real(metrics.len()) + MARGIN;
     let scale = (WIDTH - LEFT - RIGHT) / longest(results, &metrics, variants);
     let mut svg = header(height, subtitle, variants);
-    let mut top = HEADER;
-    for metric in metrics {
-        draw_group(&mut svg, results, metric, variants, top, scale);
-        top += group;
-    }
     let one = LEFT + scale;
     line(
         &mut svg,
@@ -38,6 +33,11 @@ pub(crate) fn svg(results: &Results, variants: &[Variant], subtitle: &str) -> St
             height - MARGIN
         ),
     );
+    let mut top = HEADER;
+    for metric in metrics {
+        draw_group(&mut svg, results, metric, variants, top, scale);
+        top += group;
+    }
     svg + "</svg>\n"
 }
 
@@ -113,7 +113,8 @@ fn draw_group(
             svg,
             format_args!(
                 "<rect x='{LEFT}' y='{top:.1}' width='{:.1}' height='{:.1}' fill='{}'/>\
-                 <text x='{:.1}' y='{:.1}' font-size='11'>{ratio:.2} ({median:.3} {})</text>",
+                 <text x='{:.1}' y='{:.1}' font-size='11' stroke='white' stroke-width='3' \
+                 paint-order='stroke'>{ratio:.2} ({median:.3} {})</text>",
                 ratio * scale,
                 BAR - 2.0,
                 colour(*variant),

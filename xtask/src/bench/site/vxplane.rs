@@ -71,6 +71,12 @@ impl Daemon {
             .arg(format!("--net={}", host.path().display()))
             .arg(binary)
             .args(["daemon", "--hook=off", "--underlay", underlay::DEVICE])
+            // The Docker Engine of this machine is none of ours.
+            .arg("--docker")
+            .arg(format!(
+                "unix://{}",
+                directory.join("no-docker.sock").display()
+            ))
             .arg("--state-dir")
             .arg(directory.join("state"))
             .arg("--run-dir")
