@@ -161,14 +161,15 @@ impl Follower {
         let action = event.action.as_deref().unwrap_or_default();
         let ours = attributes.contains_key(labels::ROLE);
         debug!(pair = key, action, ours, "event");
-        // What we do to our own containers is no news; least of all when it is
-        // the stop after a failure, which would be tried again without pause.
+        // A network-only container whose user never comes is noticed by its own
+        // creation. Its stop is news too, unless it is ours after a failure,
+        // which would be tried again without pause.
         let failing = self
             .pairs
             .get(key)
             .is_some_and(|progress| progress.failing.is_some());
         let news = if ours {
-            !failing && matches!(action, "die" | "destroy")
+            !failing && matches!(action, "create" | "die" | "destroy")
         } else {
             true
         };

@@ -1,0 +1,200 @@
+//! A real Docker Engine on a host of the lab.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use vxplane_tests::harness::{Finished, Host, Running, finish_within};
+
+/// How long the engine may take to answer after its start.
+const START_LIMIT: Duration = Duration::from_mins(1);
+/// How long it may take to stop its containers and itself.
+const STOP_LIMIT: Duration = Duration::from_secs(40);
+/// How long a command of the user may take.
+const CLI_LIMIT: Duration = Duration::from_mins(1);
+
+/// The image of all users' containers: busybox.
+pub(crate) const IMAGE: &str = "box";
+const APPLETS: [&str; 10] = [
+    "sh", "ip", "ping", "cat", "sleep", "ls", "hostname", "echo", "true", "wc",
+];
+
+/// A running engine with its own containers, images and directories.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    netns: PathBuf,
+    directory: PathBuf,
+    process: Running,
+}
+
+impl Engine {
+    /// Starts one on `host`, with one image and nothing else.
+    pub(crate) fn start(host: &Host) -> Result<Self> {
+        let directory = host.directory().join("docker");
+        fs::create_dir(&directory).context("a directory for Docker")?;
+        let netns = host.netns().path();
+        let process = spawn(&netns, &directory)?;
+        let mut engine = Self {
+            netns,
+            directory,
+            process,
+        };
+        engine.wait_until_ready()?;
+        engine.import_image()?;
+        Ok(engine)
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(&self.directory)
+    }
+
+    /// Runs `docker` against the engine itself, past any proxy.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> Result<String> {
+        let done = docker(&self.socket(), &self.directory, arguments)?;
+        Ok(done.success()?.stdout.trim().to_owned())
+    }
+
+    /// As on `systemctl restart docker`.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(STOP_LIMIT)?;
+        self.process = spawn(&self.netns, &self.directory)?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let (socket, directory) = (self.socket(), self.directory.clone());
+        self.process.wait_until(START_LIMIT, |_| {
+            let version = docker(&socket, &directory, &["version"]);
+            version.is_ok_and(|done| done.status.success())
+        })
+    }
+
+    fn import_image(&self) -> Result<()> {
+        let root = self.directory.join("image");
+        fs::create_dir_all(root.join("bin"))?;
+        fs::copy("/bin/busybox", root.join("bin/busybox"))
+            .context("copying /bin/busybox (Debian package busybox-static)")?;
+        for applet in APPLETS {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
+        }
+        let archive = self.directory.join("image.tar");
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".");
+        finish_within(&mut tar, CLI_LIMIT)?.success()?;
+        self.docker(&["import", &archive.display().to_string(), IMAGE])
+            .map(drop)
+    }
+
+    /// Removes all containers, so that none outlives the engine.
+    fn remove_containers(&self) -> Result<()> {
+        let ids = self.docker(&["ps", "--all", "--quiet", "--no-trunc"])?;
+        let ids: Vec<_> = ids.split_whitespace().collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let arguments: Vec<_> = ["rm", "--force"].into_iter().chain(ids).collect();
+        self.docker(&arguments).map(drop)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove_containers() {
+            eprintln!(
+                "containers in {} stay behind: {error:#}",
+                self.directory.display()
+            );
+        }
+        let stopped = self
+            .process
+            .signal(Signal::SIGTERM)
+            .and_then(|()| self.process.wait(STOP_LIMIT));
+        if let Err(error) = stopped {
+            eprintln!("Docker is killed: {error:#}");
+        }
+        // Shown by the test harness of Rust where a test failed.
+        eprintln!("--- the Docker Engine:\n{}", self.process.log());
+        end_processes(&self.directory);
+        unmount_below(&self.directory);
+    }
+}
+
+/// Runs `docker` against the engine, or proxy, at `socket`, with a
+/// configuration of nobody's.
+pub(crate) fn docker(socket: &Path, directory: &Path, arguments: &[&str]) -> Result<Finished> {
+    let mut command = Command::new("docker");
+    command
+        .args(arguments)
+        .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+        .env("DOCKER_CONFIG", directory.join("config"));
+    finish_within(&mut command, CLI_LIMIT)
+}
+
+fn socket_in(directory: &Path) -> PathBuf {
+    directory.join("docker.sock")
+}
+
+fn spawn(netns: &Path, directory: &Path) -> Result<Running> {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net={}", netns.display()))
+        .args(["--", "dockerd"]);
+    command.arg("--data-root").arg(directory.join("data"));
+    command.arg("--exec-root").arg(directory.join("exec"));
+    command.arg("--pidfile").arg(directory.join("pid"));
+    command.arg(format!("--host=unix://{}", socket_in(directory).display()));
+    Running::start(&mut command, &directory.join("dockerd.log"))
+}
+
+/// Ends what a killed engine left running: its directory, whose name nobody
+/// else has, is on the command line of containerd and of each shim; a
+/// container's process is a child of its shim.
+fn end_processes(directory: &Path) {
+    let directory = directory.display().to_string();
+    let processes = || fs::read_dir("/proc").into_iter().flatten().flatten();
+    for entry in processes() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(&directory) {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            for child in processes().filter(|other| parent_of(&other.path()) == Some(id.clone())) {
+                end(&child.file_name().to_string_lossy());
+            }
+            end(&id);
+        }
+    }
+}
+
+fn parent_of(process: &Path) -> Option<String> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some(line.trim().to_owned())
+}
+
+fn end(id: &str) {
+    if let Ok(id) = id.parse() {
+        // It may have ended by itself meanwhile.
+        let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+    }
+}
+
+/// Namespaces and layers that a killed engine left mounted.
+fn unmount_below(directory: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    for point in points.filter(|point| Path::new(point).starts_with(directory)) {
+        if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
+            eprintln!("{point} stays mounted: {error}");
+        }
+    }
+}
