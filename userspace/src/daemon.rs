@@ -23,6 +23,7 @@ use crate::{
         api::{self, Socket, SocketError},
         powerstrip,
     },
+    systemd,
 };
 
 /// How long requests and a reconcile that have begun may take at the end.
@@ -122,6 +123,9 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let mut hook = tokio::spawn(hook);
     let socket = settings.socket();
     info!(node = settings.node, port = settings.port, socket = %socket.display(), "ready");
+    if let Err(error) = systemd::ready() {
+        warn!("systemd was not told that the daemon is ready: {error}");
+    }
 
     let outcome = tokio::select! {
         name = signals.next() => {

@@ -14,4 +14,5 @@ pub mod reconcile;
 pub mod settings;
 pub mod store;
 pub mod surfaces;
+pub mod systemd;
 pub mod underlay;
