@@ -24,7 +24,7 @@ pub enum Kind {
     Conflict,
     /// It was valid, but this host could not do it.
     Failed,
-    /// It took too long; nothing of it was kept.
+    /// It took too long.
     TimedOut,
     /// The daemon is stopping.
     Unavailable,
@@ -56,13 +56,23 @@ pub enum Error {
         /// What the kernel side said.
         reason: String,
     },
-    /// The kernel side did not finish in time; nothing was kept.
+    /// An endpoint was not wired in time; nothing of it was kept.
     #[error(
-        "{what} was not done within {seconds} s and was undone; `vxplane status` lists what keeps the daemon busy"
+        "the endpoint was not wired within {seconds} s, so the attach was undone; \
+         `vxplane status` lists what is wrong"
     )]
     TimedOut {
-        /// What was asked for.
-        what: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A change is stored, but the kernel does not follow.
+    #[error(
+        "{what} is stored, but the kernel did not follow within {seconds} s; \
+         that is tried on, and `vxplane status` lists what is wrong"
+    )]
+    Behind {
+        /// What is stored.
+        what: &'static str,
         /// How long was waited.
         seconds: u64,
     },
@@ -91,7 +101,7 @@ impl Error {
             Self::NotFound(_) => Kind::NotFound,
             Self::Conflict(_) => Kind::Conflict,
             Self::Attach { .. } | Self::Store(_) | Self::Host { .. } => Kind::Failed,
-            Self::TimedOut { .. } => Kind::TimedOut,
+            Self::TimedOut { .. } | Self::Behind { .. } => Kind::TimedOut,
             Self::Stopping => Kind::Unavailable,
         }
     }
@@ -104,6 +114,7 @@ impl Error {
             Self::Conflict(conflict) => conflict.code(),
             Self::Attach { .. } => "attach_failed",
             Self::TimedOut { .. } => "timed_out",
+            Self::Behind { .. } => "kernel_behind",
             Self::Store(_) => "store_failed",
             Self::Host { .. } => "host_unreadable",
             Self::Stopping => "stopping",

@@ -66,6 +66,15 @@ impl<T> Plan<T> {
     }
 }
 
+/// A plan whose outcome is only its changes.
+pub(super) fn removal(changes: Vec<Change>) -> Plan<()> {
+    Plan {
+        value: (),
+        created: Created::Existing,
+        changes,
+    }
+}
+
 /// Finds the network of `spec.name`, or makes one: with a free subnet that
 /// overlaps none of `routes`, and a free VNI, where none are given.
 pub(super) fn network(

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use futures_util::FutureExt;
 
 use super::{fake::*, *};
-use crate::model::{NetnsRef, Network};
+use crate::{
+    model::{Endpoint, NetnsRef},
+    store::Change,
+};
 
 async fn blue(control: &Control) -> Network {
     let spec = NetworkSpec {
@@ -162,6 +165,23 @@ async fn an_attach_that_takes_too_long_is_undone() {
 }
 
 #[tokio::test]
+async fn a_change_the_kernel_does_not_follow_is_kept_and_said_to_be_behind() {
+    let store = Memory::default();
+    let kernel = FakeKernel {
+        hangs: Some("c1".to_owned()),
+        ..FakeKernel::default()
+    };
+    let control = daemon(&store, kernel).await;
+    blue(&control).await;
+    control.attach(container(1)).await.unwrap_err();
+    let ip = Ipv4Addr::new(192, 0, 2, 2);
+    let error = control.add_peer(ip, BTreeSet::new()).await.unwrap_err();
+    assert_eq!(error.code(), "kernel_behind", "{error}");
+    assert!(store.load().await.unwrap().desired.peers.contains_key(&ip));
+    assert_eq!(control.peers().len(), 1);
+}
+
+#[tokio::test]
 async fn a_dropped_request_is_finished_all_the_same() {
     let control = daemon(&Memory::default(), FakeKernel::default()).await;
     blue(&control).await;
@@ -202,7 +222,7 @@ async fn a_namespace_whose_number_was_reused_inherits_no_address() {
         },
         ..sample()
     };
-    let mut state = control.state().await.clone();
+    let mut state = control.inner.state.lock().await.clone();
     state.apply(Change::PutEndpoint(Box::new(nameless("/run/netns/old"))));
     for change in plan::detach(&state, "e1").unwrap() {
         state.apply(change);

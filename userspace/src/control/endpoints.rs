@@ -1,0 +1,146 @@
+//! Endpoints: attaching, detaching, and what can change in between.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::{
+    AttachSpec, Conflict, Control, Created, EndpointChange, EndpointView, Error, endpoint_id, plan,
+    plan::removal,
+};
+use crate::{
+    model::{Endpoint, NetnsRef},
+    reconcile::EndpointState,
+    store::Change,
+};
+
+impl Control {
+    /// Attaches a container's interface, or finds it attached; waits until it
+    /// works. If it cannot be made to work, nothing of it is kept: an endpoint
+    /// that was there before is as it was.
+    pub async fn attach(&self, spec: AttachSpec) -> Result<(EndpointView, Created), Error> {
+        self.to_the_end(|control| async move { control.attach_to_the_end(spec).await })
+            .await
+    }
+
+    /// Removes an endpoint by ID, and its interface; its address is free, and
+    /// remembered in case the same container comes back.
+    pub async fn detach(&self, id: &str) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.to_the_end(|control| async move {
+            let _turn = control.inner.turns.take(&id).await;
+            let done = control
+                .change(|state| Ok(removal(plan::detach(state, &id)?)))
+                .await?;
+            info!(endpoint = id, "endpoint detached");
+            control.follow(done.revision, "the detachment").await
+        })
+        .await
+    }
+
+    /// Changes what can change about an endpoint while it is attached.
+    pub async fn change_endpoint(
+        &self,
+        id: &str,
+        change: EndpointChange,
+    ) -> Result<EndpointView, Error> {
+        let id = id.to_owned();
+        self.to_the_end(|control| async move {
+            let _turn = control.inner.turns.take(&id).await;
+            let done = control
+                .change(|state| plan::change_endpoint(state, &id, change))
+                .await?;
+            Ok(control.view_endpoint(&control.revision(), &done.value)?)
+        })
+        .await
+    }
+
+    async fn attach_to_the_end(self, spec: AttachSpec) -> Result<(EndpointView, Created), Error> {
+        spec.check()?;
+        self.network(&spec.network)?;
+        let netns = self.inner.host.netns(spec.netns.clone()).await?;
+        let id = endpoint_id(&plan::container_id(&spec, &netns), spec.ifname());
+        let _turn = self.inner.turns.take(&id).await;
+        let before = self.revision().desired.endpoints.get(&id).cloned();
+        if before.as_ref().is_none_or(|before| before.netns != netns) {
+            self.check_no_interface(&netns, spec.ifname()).await?;
+        }
+        let observed = Arc::clone(&self.inner.observed.borrow());
+        let wired = |id: &str| {
+            matches!(
+                observed.report.endpoints.get(id),
+                Some(EndpointState::Ready { .. })
+            )
+        };
+        let done = self
+            .change(|state| plan::attach(state, &spec, netns, wired))
+            .await?;
+        let endpoint = done.value;
+        if let Err(error) = self.wired(&endpoint, done.revision).await {
+            warn!(endpoint = endpoint.id, "attach undone: {error}");
+            self.undo_attach(&endpoint.id, before).await;
+            return Err(error);
+        }
+        if done.created == Created::New {
+            let (id, network, ip) = (&endpoint.id, &endpoint.network, endpoint.ip);
+            info!(endpoint = id, network, %ip, "endpoint attached");
+        }
+        let view = self.view_endpoint(&self.revision(), &endpoint)?;
+        Ok((view, done.created))
+    }
+
+    /// Refuses a namespace that has an interface of that name, unless it is an
+    /// endpoint's, which the plan will say more precisely.
+    async fn check_no_interface(&self, netns: &NetnsRef, ifname: &str) -> Result<(), Error> {
+        let found = self.inner.host.has_interface(netns, ifname).await;
+        let what = "the container's interfaces";
+        let found = found.map_err(|source| Error::Host { what, source })?;
+        let revision = self.revision();
+        let mut endpoints = revision.desired.endpoints.values();
+        let ours = |e: &Endpoint| e.netns.inode == netns.inode && e.ifname == ifname;
+        if !found || endpoints.any(ours) {
+            return Ok(());
+        }
+        let (netns, ifname) = (netns.path.display().to_string(), ifname.to_owned());
+        Err(Conflict::IfnameForeign { netns, ifname }.into())
+    }
+
+    /// Puts the endpoint back to what it was before a failed attach. If the
+    /// store fails here too, the log says so, and the endpoint stays listed as
+    /// failed until it is detached.
+    async fn undo_attach(&self, id: &str, before: Option<Endpoint>) {
+        let change = match before {
+            Some(endpoint) => Change::PutEndpoint(Box::new(endpoint)),
+            None => Change::RemoveEndpoint(id.to_owned()),
+        };
+        let undone = self.change(|_| Ok(removal(vec![change]))).await;
+        let followed = match undone {
+            Ok(done) => self.follow(done.revision, "undoing the attach").await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = followed {
+            warn!(endpoint = id, "undoing the attach is not complete: {error}");
+        }
+    }
+
+    /// Waits for a pass over `revision`, and for what came of the endpoint.
+    async fn wired(&self, endpoint: &Endpoint, revision: u64) -> Result<(), Error> {
+        let Some(observed) = self.reached(revision).await? else {
+            return Err(Error::TimedOut {
+                seconds: self.patience().as_secs(),
+            });
+        };
+        let reason = match observed.report.endpoints.get(&endpoint.id) {
+            Some(EndpointState::Ready { .. }) => return Ok(()),
+            Some(EndpointState::NamespaceGone) => "its network namespace is gone".to_owned(),
+            Some(EndpointState::Failed(reason)) => reason.clone(),
+            None => "it was detached meanwhile".to_owned(),
+        };
+        Err(Error::Attach {
+            network: endpoint.network.clone(),
+            container_id: endpoint.container_id.clone(),
+            ifname: endpoint.ifname.clone(),
+            reason,
+        })
+    }
+}
