@@ -58,18 +58,18 @@ pub(crate) struct Wish(pub(crate) Desired);
 
 impl Wish {
     /// With a network `blue`, VNI 7, 10.50.0.0/24.
-    pub(crate) fn blue() -> Self {
+    pub(crate) fn blue() -> Result<Self> {
         let mut wish = Self::default();
         let network = Network {
             name: "blue".to_owned(),
-            vni: Vni::new(7).expect("a valid VNI"),
-            subnet: "10.50.0.0/24".parse().expect("a subnet"),
+            vni: Vni::new(7).context("a valid VNI")?,
+            subnet: "10.50.0.0/24".parse()?,
             gateway: Ipv4Addr::new(10, 50, 0, 1),
             mtu: None,
             internal: false,
         };
         wish.0.networks.insert(network.name.clone(), network);
-        wish
+        Ok(wish)
     }
 
     /// With `container` at 10.50.0.`last` by `eth0`.

@@ -19,26 +19,26 @@ struct Pair {
     there: Host,
     a: Container,
     b: Container,
-    wish_here: Wish,
-    wish_there: Wish,
+    mine: Wish,
+    theirs: Wish,
 }
 
 impl Pair {
     fn new(lab: &Lab) -> Result<Self> {
         let (here, there) = (lab.host("here")?, lab.host("there")?);
         let (a, b) = (lab.container("a")?, lab.container("b")?);
-        let wish_here = Wish::blue().endpoint(&a, 11)?.peer(there.ip());
-        let wish_there = Wish::blue().endpoint(&b, 12)?.peer(here.ip());
-        all_well(&reconcile_once(&here, &wish_here.0)?)?;
-        all_well(&reconcile_once(&there, &wish_there.0)?)?;
+        let mine = Wish::blue()?.endpoint(&a, 11)?.peer(there.ip());
+        let theirs = Wish::blue()?.endpoint(&b, 12)?.peer(here.ip());
+        all_well(&reconcile_once(&here, &mine.0)?)?;
+        all_well(&reconcile_once(&there, &theirs.0)?)?;
         a.must_reach(B, 5)?;
         Ok(Self {
             here,
             there,
             a,
             b,
-            wish_here,
-            wish_there,
+            mine,
+            theirs,
         })
     }
 }
@@ -59,13 +59,13 @@ fn what_others_delete_comes_back() -> Result<()> {
     within(&pair.here, async || {
         let mut reconciler = Reconciler::start(options(&pair.here)).await?;
         let mut mend = async |what: &str| -> Result<()> {
-            let report = reconciler.reconcile(&pair.wish_here.0).await;
+            let report = reconciler.reconcile(&pair.mine.0).await;
             all_well(&report).with_context(|| format!("after {what}"))?;
             ensure!(report.changes > 0, "nothing was done about {what}");
             pair.a
                 .must_reach(B, 5)
                 .with_context(|| format!("after {what}"))?;
-            let again = reconciler.reconcile(&pair.wish_here.0).await;
+            let again = reconciler.reconcile(&pair.mine.0).await;
             ensure!(again.changes == 0, "{what}: {again:?}");
             Ok(())
         };
@@ -109,14 +109,14 @@ fn the_underlay_is_followed() -> Result<()> {
     shows(&pair.a, "mtu 1450")?;
     within(&pair.here, async || {
         let mut reconciler = Reconciler::start(options(&pair.here)).await?;
-        all_well(&reconciler.reconcile(&pair.wish_here.0).await)?;
+        all_well(&reconciler.reconcile(&pair.mine.0).await)?;
         let mut changes = reconciler.changes();
 
         pair.here.run("ip link set eth0 mtu 1400")?;
         tokio::time::timeout(std::time::Duration::from_secs(2), changes.changed())
             .await
             .context("nobody told of the new MTU")??;
-        let report = reconciler.reconcile(&pair.wish_here.0).await;
+        let report = reconciler.reconcile(&pair.mine.0).await;
         all_well(&report)?;
         ensure!(report.underlay.is_some_and(|underlay| underlay.mtu == 1400));
         shows(&pair.a, "mtu 1350")?;
@@ -128,21 +128,21 @@ fn the_underlay_is_followed() -> Result<()> {
             .run(&format!("ip addr del {}/24 dev eth0", pair.here.ip()))?;
         pair.here.run(&format!("ip addr add {moved}/24 dev eth0"))?;
         pair.here.run("ip route add default via 10.99.0.1")?;
-        let report = reconciler.reconcile(&pair.wish_here.0).await;
+        let report = reconciler.reconcile(&pair.mine.0).await;
         all_well(&report)?;
         ensure!(
             report
                 .underlay
                 .is_some_and(|underlay| underlay.vtep == moved)
         );
-        let there = pair.wish_there.clone().peer(moved);
+        let there = pair.theirs.clone().peer(moved);
         all_well(&reconcile_once(&pair.there, &there.0)?)?;
         pair.a.must_reach(B, 5)?;
         pair.b.must_reach(A, 5)?;
 
         // Without a default route for a while.
         pair.here.run("ip route del default")?;
-        let report = reconciler.reconcile(&pair.wish_here.0).await;
+        let report = reconciler.reconcile(&pair.mine.0).await;
         ensure!(report.changes == 0, "{report:?}");
         ensure!(report.problems.len() == 1, "{report:?}");
         pair.a.must_reach(B, 5)
@@ -159,21 +159,21 @@ fn namespaces_come_and_go() -> Result<()> {
     // Another namespace at the same path is the one that is meant.
     run(&format!("ip netns del {name}"))?;
     run(&format!("ip netns add {name}"))?;
-    let report = reconcile_once(&pair.here, &pair.wish_here.0)?;
+    let report = reconcile_once(&pair.here, &pair.mine.0)?;
     all_well(&report)?;
     pair.a.must_reach(B, 5)?;
 
     run(&format!("ip netns del {name}"))?;
-    let report = reconcile_once(&pair.here, &pair.wish_here.0)?;
+    let report = reconcile_once(&pair.here, &pair.mine.0)?;
     ensure!(*state(&report, 11)? == EndpointState::NamespaceGone);
     let links = pair.here.run("ip -o link show type veth")?;
     ensure!(!links.contains("vxp00000000000b"), "{links}");
     run(&format!("ip netns add {name}"))?;
-    all_well(&reconcile_once(&pair.here, &pair.wish_here.0)?)?;
+    all_well(&reconcile_once(&pair.here, &pair.mine.0)?)?;
     pair.a.must_reach(B, 5)?;
 
     // A process that is not there, and a number that another process has now.
-    let mut of_process = pair.wish_here.clone();
+    let mut of_process = pair.mine.clone();
     for endpoint in of_process.0.endpoints.values_mut() {
         endpoint.netns.path = "/proc/self/ns/net".into();
     }
@@ -190,7 +190,7 @@ fn what_is_no_longer_desired_goes_and_nothing_else() -> Result<()> {
     pair.here.run("ip link add vxpaaaaaaaaaaaa type bridge")?;
     pair.here
         .run("ip link add veth0 type veth peer name veth1")?;
-    let report = reconcile_once(&pair.here, &Wish::blue().0)?;
+    let report = reconcile_once(&pair.here, &Wish::blue()?.0)?;
     all_well(&report)?;
     let links = pair.here.run("ip -o link show")?;
     for stays in [

@@ -16,20 +16,20 @@ fn two_hosts_share_a_network() -> Result<()> {
     let lab = Lab::new()?;
     let (here, there) = (lab.host("here")?, lab.host("there")?);
     let (a, b) = (lab.container("a")?, lab.container("b")?);
-    let wish_here = Wish::blue().endpoint(&a, 11)?.peer(there.ip());
-    let wish_there = Wish::blue().endpoint(&b, 12)?.peer(here.ip());
+    let mine = Wish::blue()?.endpoint(&a, 11)?.peer(there.ip());
+    let theirs = Wish::blue()?.endpoint(&b, 12)?.peer(here.ip());
 
-    let report = reconcile_once(&here, &wish_here.0)?;
+    let report = reconcile_once(&here, &mine.0)?;
     all_well(&report)?;
     ensure!(report.changes > 0);
-    all_well(&reconcile_once(&there, &wish_there.0)?)?;
+    all_well(&reconcile_once(&there, &theirs.0)?)?;
     a.must_reach(B, 20)?;
     b.must_reach(A, 20)?;
 
     // A daemon that starts again finds everything in place.
     let pinger = a.pinger(B)?;
     for _ in 0..5 {
-        let report = reconcile_once(&here, &wish_here.0)?;
+        let report = reconcile_once(&here, &mine.0)?;
         all_well(&report)?;
         ensure!(report.changes == 0, "{report:?}");
     }
@@ -38,7 +38,7 @@ fn two_hosts_share_a_network() -> Result<()> {
 
     let counters = within(&here, async || {
         let mut reconciler = Reconciler::start(options(&here)).await?;
-        all_well(&reconciler.reconcile(&wish_here.0).await)?;
+        all_well(&reconciler.reconcile(&mine.0).await)?;
         Ok(reconciler.counters()?)
     })?;
     let traffic = counters.traffic[&11];

@@ -29,7 +29,7 @@ impl Maps {
 
     fn drop_counts(&self) -> Result<Vec<DropCount>, Error> {
         let mut drops = Vec::new();
-        for entry in self.drops.iter() {
+        for entry in &self.drops {
             let (key, per_cpu) = entry.map_err(|source| Error::Map {
                 map: map::DROPS,
                 source,

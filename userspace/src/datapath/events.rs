@@ -46,7 +46,7 @@ pub(super) fn forward(object: &mut Ebpf) -> Option<AbortHandle> {
 /// Forwards what the programs of this load log, for as long as the task lives.
 /// Programs built without log messages have no ring for them.
 pub(super) fn forward_log(object: &mut Ebpf) -> Option<AbortHandle> {
-    let logger = EbpfLogger::init_with_logger(object, Limited::default()).ok()?;
+    let logger = EbpfLogger::init_with_logger(object, Limited).ok()?;
     let logger = readable(logger).ok()?;
     Some(tokio::spawn(drain_log(logger)).abort_handle())
 }
@@ -115,7 +115,7 @@ async fn drain_log(mut logger: AsyncFd<EbpfLogger<Limited>>) {
 static LOGGED: AtomicU32 = AtomicU32::new(0);
 
 /// Hands messages to `tracing`, no more than [`BURST`] per [`PERIOD`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Limited;
 
 impl Log for Limited {

@@ -76,9 +76,9 @@ impl Maps {
             self.learned.remove(&key)?;
         }
         let networks = self.networks.snapshot()?;
-        for (vni, budget) in budgets(&networks, learned.keys()) {
+        for (vni, remaining) in budgets(&networks, learned.keys()) {
             let budget = LearnBudget {
-                remaining: budget.into(),
+                remaining,
                 refused: 0,
             };
             self.learn_budget.put(vni, budget)?;

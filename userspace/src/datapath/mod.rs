@@ -195,15 +195,14 @@ impl Datapath {
         let mut programs = loading.await.map_err(|_| Error::Interrupted)??;
         let maps = Maps::take(&mut programs)?;
         let log = events::forward_log(&mut programs);
-        match &self.maps {
+        if let Some(shared) = &self.maps {
             // The same pinned maps again, by new descriptors.
-            Some(shared) => *lock(shared) = maps,
-            None => {
-                let shared = Arc::new(Mutex::new(maps));
-                self.tasks.extend(events::forward(&mut programs));
-                self.tasks.push(learned::keep_sweeping(shared.clone()));
-                self.maps = Some(shared);
-            }
+            *lock(shared) = maps;
+        } else {
+            let shared = Arc::new(Mutex::new(maps));
+            self.tasks.extend(events::forward(&mut programs));
+            self.tasks.push(learned::keep_sweeping(shared.clone()));
+            self.maps = Some(shared);
         }
         self.loaded = Some(Loaded {
             config,

@@ -82,28 +82,31 @@ async fn veth(netlink: &Netlink) -> Result<(), Check> {
 }
 
 fn ring_buffer() -> Check {
-    match has_ring_buffer() {
-        true => Check::ok("ring-buffer", "there are ring buffers for events"),
-        false => Check::fail("ring-buffer", "there are no BPF ring buffers", NEW_KERNEL),
+    if has_ring_buffer() {
+        Check::ok("ring-buffer", "there are ring buffers for events")
+    } else {
+        Check::fail("ring-buffer", "there are no BPF ring buffers", NEW_KERNEL)
     }
 }
 
 fn redirect_peer() -> Check {
     const NAME: &str = "redirect-peer";
-    match has_redirect_peer() {
-        true => Check::ok(NAME, "packets go straight into containers"),
-        false => Check::fail(NAME, "the helper bpf_redirect_peer is missing", NEW_KERNEL),
+    if has_redirect_peer() {
+        Check::ok(NAME, "packets go straight into containers")
+    } else {
+        Check::fail(NAME, "the helper bpf_redirect_peer is missing", NEW_KERNEL)
     }
 }
 
 fn jit(trial: &Trial) -> Check {
-    match trial.is_jitted() {
-        true => Check::ok("jit", "programs are compiled to machine code"),
-        false => Check::warn(
+    if trial.is_jitted() {
+        Check::ok("jit", "programs are compiled to machine code")
+    } else {
+        Check::warn(
             "jit",
             "programs are interpreted, which is several times slower",
             "run: sysctl -w net.core.bpf_jit_enable=1",
-        ),
+        )
     }
 }
 

@@ -181,9 +181,10 @@ impl Reconciler {
         let (containers, namespaces) = observe::containers(&self.netlink, desired, &veths).await;
         let devices = observe::devices(&around, underlay.as_ref());
         let loaded = self.datapath.config().is_some();
-        let attached = match loaded {
-            true => observe::attached(&self.netlink, &self.datapath, self.tc, &devices).await?,
-            false => BTreeMap::new(),
+        let attached = if loaded {
+            observe::attached(&self.netlink, &self.datapath, self.tc, &devices).await?
+        } else {
+            BTreeMap::new()
         };
         let observed = Observed {
             source_ports: observe::source_ports(),
@@ -315,7 +316,7 @@ impl Reconciler {
             }
         };
         let ids = desired.endpoints.keys();
-        ids.map(|id| id.clone())
+        ids.cloned()
             .zip(desired.endpoints.keys().map(state))
             .collect()
     }
