@@ -30,18 +30,21 @@ mod output;
 mod peer;
 mod status;
 
+/// The heading of the options that every command has.
+const GLOBAL: &str = "Global options";
+
 /// A VXLAN network for containers on many hosts, in eBPF.
 #[derive(Parser, Debug)]
 #[command(name = "vxplane", version, arg_required_else_help = true)]
 struct Cli {
     /// The daemon's socket [default: <run-dir>/vxplane.sock]
-    #[arg(long, global = true, env = "VXPLANE_SOCKET", value_name = "PATH")]
+    #[arg(long, global = true, env = "VXPLANE_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
     socket: Option<PathBuf>,
     /// Where sockets are [default: /run/vxplane]
-    #[arg(long, global = true, env = "VXPLANE_RUN_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "VXPLANE_RUN_DIR", value_name = "DIR", help_heading = GLOBAL)]
     run_dir: Option<PathBuf>,
     /// How to print; `json` is exactly what the API returns
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, help_heading = GLOBAL)]
     output: Format,
     #[command(subcommand)]
     command: Command,

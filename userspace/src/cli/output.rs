@@ -6,12 +6,10 @@ use clap::ValueEnum;
 
 use super::client::Answer;
 
-/// How to print.
+/// How to print: for people, or exactly what the API returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people.
     Table,
-    /// Exactly what the API returns.
     Json,
 }
 
