@@ -6,18 +6,39 @@ use vxplane_common::{
     abi::{Endpoint, MAX_FDB, Neighbour, NeighbourKey},
     arp,
     drop::DropReason,
-    wire::{Arp, EthArp},
+    wire::{Arp, Eth, EthArp},
 };
 
-use crate::{metrics, packet::Packet, verdict::Action};
+use crate::{
+    metrics,
+    packet::{Headers as _, Packet},
+    parse,
+    verdict::Action,
+};
 
 #[map]
 static NEIGHBOURS: HashMap<NeighbourKey, Neighbour> =
     HashMap::with_max_entries(MAX_FDB, BPF_F_NO_PREALLOC);
 
-/// The MAC address to answer `request` with, if it is ours to answer.
+/// Answers a request that the control plane knows the answer to: the packet is
+/// turned into it and goes back where it came from. Anything else that is in the
+/// endpoint's own name is left to be forwarded.
+#[inline(never)]
+pub(crate) fn suppress(pkt: &mut Packet, source: &Endpoint) -> Result<Option<Action>, DropReason> {
+    let request = parse::arp(pkt, Eth::LEN)?;
+    arp::check_sender(&request, source)?;
+    let Some(neighbour) = answer(source, &request) else {
+        return Ok(None);
+    };
+    let frame = pkt.at_mut::<EthArp>(0).ok_or(DropReason::MalformedFrame)?;
+    *frame = arp::reply(frame, neighbour.mac);
+    metrics::received(source.slot, pkt.len());
+    Ok(Some(pkt.redirect(pkt.ifindex())))
+}
+
+/// Who has the address that is asked for, if that is ours to say.
 #[inline(always)]
-pub(crate) fn answer(source: &Endpoint, request: &Arp) -> Option<&'static Neighbour> {
+fn answer(source: &Endpoint, request: &Arp) -> Option<&'static Neighbour> {
     let key = NeighbourKey {
         vni: source.vni,
         ipv4: arp::asked(request, source)?,
@@ -25,18 +46,4 @@ pub(crate) fn answer(source: &Endpoint, request: &Arp) -> Option<&'static Neighb
     // SAFETY: the daemon replaces entries as a whole, and the memory of an old
     // one outlives this run of the program.
     unsafe { NEIGHBOURS.get(key) }
-}
-
-/// Turns the request into its answer and sends it back where it came from.
-#[inline(always)]
-pub(crate) fn reply(
-    pkt: &mut Packet,
-    source: &Endpoint,
-    neighbour: &Neighbour,
-) -> Result<Action, DropReason> {
-    metrics::sent(source.slot, pkt);
-    let frame = pkt.at_mut::<EthArp>(0).ok_or(DropReason::MalformedFrame)?;
-    *frame = arp::reply(frame, neighbour.mac);
-    metrics::received(source.slot, pkt);
-    Ok(pkt.redirect(pkt.ifindex()))
 }

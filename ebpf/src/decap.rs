@@ -30,7 +30,7 @@ pub(crate) fn is_native(pkt: &Packet, tunnel: &Tunnel, frame: &Frame, target: &F
     match &frame.payload {
         Payload::Ipv4(ip) => {
             tunnel.plain
-                && ip.dst == target.ipv4
+                && ip.dst == u32::from_ne_bytes(target.ipv4)
                 && (pkt.gso_size() == 0 || ip.protocol == protocol::TCP)
         }
         _ => false,
@@ -43,7 +43,7 @@ pub(crate) fn inner_tos(tunnel: &Tunnel, frame: &Frame) -> Result<u8, DropReason
     match &frame.payload {
         Payload::Ipv4(ip) => ecn::decap(tunnel.tos, ip.tos),
         Payload::Ipv6 { traffic_class } => ecn::decap(tunnel.tos, *traffic_class),
-        Payload::Arp(_) | Payload::Other => Ok(0),
+        Payload::Arp | Payload::Other => Ok(0),
     }
 }
 

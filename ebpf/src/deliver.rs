@@ -2,12 +2,16 @@
 
 use vxplane_common::abi::FdbEntry;
 
-use crate::{metrics, packet::Packet, verdict::Action};
+use crate::{
+    metrics,
+    packet::{Headers as _, Packet},
+    verdict::Action,
+};
 
 /// Straight to the container's end of the veth, past the host's stack.
 #[inline(always)]
 pub(crate) fn to_endpoint(pkt: &mut Packet, target: &FdbEntry) -> Action {
-    metrics::received(target.slot, pkt);
+    metrics::received(target.slot, pkt.len());
     pkt.mark_to_host();
     pkt.redirect_peer(target.ifindex)
 }

@@ -7,7 +7,7 @@ use crate::{
     arp, deliver, encap, endpoint,
     fdb::{self, Target},
     flood, metrics,
-    packet::Packet,
+    packet::{Headers as _, Packet},
     parse::{self, Payload},
     verdict::{Action, InNetwork as _, Verdict},
 };
@@ -16,7 +16,10 @@ use crate::{
 #[inline(always)]
 pub(crate) fn from_container(pkt: &mut Packet) -> Verdict {
     let source = endpoint::by_ifindex(pkt.ifindex())?;
-    egress(pkt, source).in_network(source.vni)
+    let len = pkt.len();
+    let action = egress(pkt, source).in_network(source.vni)?;
+    metrics::sent(source.slot, len);
+    Ok(action)
 }
 
 /// The whole story.
@@ -27,22 +30,15 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
     }
     let frame = parse::frame(pkt, 0)?;
     endpoint::check_source(source, &frame)?;
-    if let Payload::Arp(request) = &frame.payload
-        && let Some(neighbour) = arp::answer(source, request)
+    if let Payload::Arp = frame.payload
+        && let Some(action) = arp::suppress(pkt, source)?
     {
-        return arp::reply(pkt, source, neighbour);
+        return Ok(action);
     }
     match fdb::lookup(source.vni, frame.eth.dst) {
         Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
-        Target::Local(target) => {
-            metrics::sent(source.slot, pkt);
-            Ok(deliver::to_endpoint(pkt, target))
-        }
-        Target::Remote(vtep) => encap::send(pkt, source, vtep, &frame),
-        Target::Everyone => {
-            let action = flood::from_endpoint(pkt, source.vni)?;
-            metrics::sent(source.slot, pkt);
-            Ok(action)
-        }
+        Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
+        Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, &frame),
+        Target::Everyone => flood::from_endpoint(pkt, source.vni),
     }
 }

@@ -3,7 +3,6 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use vxplane_common::{
-    abi::Endpoint,
     drop::DropReason,
     outer::{self, PerPacket},
     wire::{Eth, Ipv4, Tcp, Tunnelled, Udp, protocol},
@@ -12,9 +11,8 @@ use vxplane_common::{
 use crate::{
     config, fallback,
     fdb::Vtep,
-    metrics,
     packet::{Headers as _, Packet},
-    parse::{Frame, Payload},
+    parse::{Frame, Ip, Payload},
     verdict::Action,
 };
 
@@ -23,21 +21,20 @@ use crate::{
 #[inline(always)]
 pub(crate) fn send(
     pkt: &mut Packet,
-    source: &Endpoint,
+    vni: u32,
     vtep: Vtep,
     frame: &Frame,
 ) -> Result<Action, DropReason> {
-    metrics::sent(source.slot, pkt);
     let Payload::Ipv4(ip) = &frame.payload else {
-        return fallback::send(pkt, source.vni, vtep.address);
+        return fallback::send(pkt, vni, vtep.address);
     };
     let Some(total_len) = native_len(pkt, ip) else {
-        return fallback::send(pkt, source.vni, vtep.address);
+        return fallback::send(pkt, vni, vtep.address);
     };
     // Taken of the inner packet, hence before there is an outer one.
     let flow_hash = pkt.flow_hash();
     if pkt.push_room().is_err() {
-        return fallback::send(pkt, source.vni, vtep.address);
+        return fallback::send(pkt, vni, vtep.address);
     }
     let config = config::get();
     let packet = pkt.at_mut::<Tunnelled>(0).ok_or(DropReason::Rewrite)?;
@@ -61,7 +58,7 @@ pub(crate) fn send(
 
 /// The outer total length, if all that the frame becomes fits the underlay.
 #[inline(always)]
-fn native_len(pkt: &Packet, ip: &Ipv4) -> Option<u16> {
+fn native_len(pkt: &Packet, ip: &Ip) -> Option<u16> {
     let largest = match pkt.gso_size() {
         0 => pkt.len(),
         size => outer::segment_len(Ipv4::LEN, transport_len(pkt, ip)?, size),
@@ -74,8 +71,8 @@ fn native_len(pkt: &Packet, ip: &Ipv4) -> Option<u16> {
 
 /// Bytes of the transport header of a super-packet.
 #[inline(always)]
-fn transport_len(pkt: &Packet, ip: &Ipv4) -> Option<u32> {
-    if ip.version_ihl != Ipv4::PLAIN {
+fn transport_len(pkt: &Packet, ip: &Ip) -> Option<u32> {
+    if !ip.plain {
         return None;
     }
     match ip.protocol {

@@ -3,7 +3,6 @@
 use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
 use vxplane_common::{
     abi::{Endpoint, MAX_ENDPOINTS},
-    arp,
     drop::DropReason,
 };
 
@@ -22,16 +21,16 @@ pub(crate) fn by_ifindex(ifindex: u32) -> Result<&'static Endpoint, DropReason> 
 }
 
 /// Nothing is sent in another's name: neither by MAC address nor by IPv4
-/// address. Endpoints have no IPv6 address, so no IPv6 packet is theirs.
+/// address. Endpoints have no IPv6 address, so no IPv6 packet is theirs. What
+/// ARP says of its sender is checked with the rest of it.
 #[inline(always)]
 pub(crate) fn check_source(source: &Endpoint, frame: &Frame) -> Result<(), DropReason> {
     if frame.eth.src != source.mac {
         return Err(DropReason::SourceMac);
     }
     match &frame.payload {
-        Payload::Ipv4(ip) if ip.src == source.ipv4 => Ok(()),
+        Payload::Ipv4(ip) if ip.src == u32::from_ne_bytes(source.ipv4) => Ok(()),
         Payload::Ipv4(_) | Payload::Ipv6 { .. } => Err(DropReason::SourceIp),
-        Payload::Arp(arp) => arp::check_sender(arp, source),
-        Payload::Other => Ok(()),
+        Payload::Arp | Payload::Other => Ok(()),
     }
 }

@@ -119,6 +119,6 @@ fn copy(pkt: &mut Packet, vni: u32, target: &FloodTarget) -> Result<(), Refused>
         return fallback::send_copy(pkt, vni, target.vtep);
     }
     pkt.send_copy(target.ifindex)?;
-    metrics::received(target.slot, pkt);
+    metrics::received(target.slot, pkt.len());
     Ok(())
 }

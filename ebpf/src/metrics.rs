@@ -60,21 +60,21 @@ pub(crate) fn count_drop(ctx: &impl EbpfContext, drop: Drop, direction: Directio
     );
 }
 
-/// Counts the packet as sent by the endpoint with this slot.
+/// Counts a packet of `len` bytes as sent by the endpoint with this slot.
 #[inline(always)]
-pub(crate) fn sent(slot: u32, pkt: &Packet) {
+pub(crate) fn sent(slot: u32, len: u32) {
     if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
         // SAFETY: as in `count_drop`.
-        add(unsafe { &mut (*traffic).egress }, pkt.len());
+        add(unsafe { &mut (*traffic).egress }, len);
     }
 }
 
-/// Counts the packet as delivered to the endpoint with this slot.
+/// Counts a packet of `len` bytes as delivered to the endpoint with this slot.
 #[inline(always)]
-pub(crate) fn received(slot: u32, pkt: &Packet) {
+pub(crate) fn received(slot: u32, len: u32) {
     if let Some(traffic) = TRAFFIC.get_ptr_mut(slot) {
         // SAFETY: as in `count_drop`.
-        add(unsafe { &mut (*traffic).ingress }, pkt.len());
+        add(unsafe { &mut (*traffic).ingress }, len);
     }
 }
 

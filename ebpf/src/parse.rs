@@ -26,20 +26,36 @@ pub(crate) struct Frame {
     pub(crate) payload: Payload,
 }
 
-/// What a frame carries, as far as it matters here.
+/// What a frame carries, as far as it matters to every frame.
 #[derive(Clone, Copy)]
 pub(crate) enum Payload {
     /// IPv4, the header of which fits the frame.
-    Ipv4(Ipv4),
+    Ipv4(Ip),
     /// IPv6.
     Ipv6 {
         /// Its counterpart of the TOS byte.
         traffic_class: u8,
     },
-    /// ARP for IPv4 over Ethernet, or what calls itself ARP.
-    Arp(Arp),
+    /// What calls itself ARP and is long enough; see [`arp`].
+    Arp,
     /// Anything else.
     Other,
+}
+
+/// What matters of an inner IPv4 header. Numbers, not the header itself: those
+/// stay in registers, byte arrays are copied over the stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Ip {
+    /// Source address, as it stands on the wire.
+    pub(crate) src: u32,
+    /// Destination address, as it stands on the wire.
+    pub(crate) dst: u32,
+    /// DSCP and ECN.
+    pub(crate) tos: u8,
+    /// What follows.
+    pub(crate) protocol: u8,
+    /// Whether the header has no options.
+    pub(crate) plain: bool,
 }
 
 /// Reads the frame that begins at `offset`: 0 for a plain one, [`INNER_AT`] for
@@ -54,7 +70,10 @@ pub(crate) fn frame(pkt: &mut Packet, offset: u32) -> Result<Frame, DropReason> 
     let payload_at = offset + Eth::LEN;
     let payload = match eth.ethertype() {
         ethertype::IPV4 => Payload::Ipv4(ipv4(pkt, payload_at)?),
-        ethertype::ARP => Payload::Arp(arp(pkt, payload_at)?),
+        ethertype::ARP => {
+            arp(pkt, payload_at)?;
+            Payload::Arp
+        }
         ethertype::IPV6 => Payload::Ipv6 {
             traffic_class: traffic_class(pkt, payload_at)?,
         },
@@ -64,16 +83,23 @@ pub(crate) fn frame(pkt: &mut Packet, offset: u32) -> Result<Frame, DropReason> 
 }
 
 #[inline(always)]
-fn ipv4(pkt: &Packet, offset: u32) -> Result<Ipv4, DropReason> {
-    let ip = *pkt.at::<Ipv4>(offset).ok_or(DropReason::MalformedFrame)?;
-    if !frame::is_sound(&ip, pkt.len() - offset, pkt.gso_size() > 0) {
+fn ipv4(pkt: &Packet, offset: u32) -> Result<Ip, DropReason> {
+    let ip = pkt.at::<Ipv4>(offset).ok_or(DropReason::MalformedFrame)?;
+    if !frame::is_sound(ip, pkt.len() - offset, pkt.gso_size() > 0) {
         return Err(DropReason::MalformedFrame);
     }
-    Ok(ip)
+    Ok(Ip {
+        src: u32::from_ne_bytes(ip.src),
+        dst: u32::from_ne_bytes(ip.dst),
+        tos: ip.tos,
+        protocol: ip.protocol,
+        plain: ip.version_ihl == Ipv4::PLAIN,
+    })
 }
 
+/// Reads the ARP packet behind an Ethernet header.
 #[inline(always)]
-fn arp(pkt: &mut Packet, offset: u32) -> Result<Arp, DropReason> {
+pub(crate) fn arp(pkt: &mut Packet, offset: u32) -> Result<Arp, DropReason> {
     pkt.gather(offset + size_of::<Arp>() as u32);
     pkt.at::<Arp>(offset)
         .copied()

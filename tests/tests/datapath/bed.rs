@@ -353,7 +353,7 @@ pub(crate) fn local(ifindex: u32, ip: Ipv4Addr, slot: u32) -> FdbEntry {
     }
 }
 
-fn neighbour(mac: Mac) -> Neighbour {
+pub(crate) fn neighbour(mac: Mac) -> Neighbour {
     Neighbour {
         mac: MacAddr(mac),
         pad: [0; 2],

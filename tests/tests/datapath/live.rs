@@ -11,8 +11,8 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use vxplane_common::{
     abi::{
-        Config, Endpoint, FDB_REMOTE, FdbEntry, FloodKey, FloodTarget, LearnBudget, Network,
-        OVERHEAD_IPV4, Outer, PEER_LEARN, Peer, map,
+        Config, Endpoint, FDB_REMOTE, FdbEntry, FloodKey, FloodTarget, LearnBudget, NeighbourKey,
+        Network, OVERHEAD_IPV4, Outer, PEER_LEARN, Peer, map,
     },
     drop::{
         Direction::Egress,
@@ -23,7 +23,7 @@ use vxplane_common::{
 use vxplane_harness::{Container, Host, Iperf, KernelVxlan, Lab, Ping, transfer};
 
 use crate::{
-    bed::{NET, PORT, key, local, peer_key},
+    bed::{NET, PORT, key, local, neighbour, peer_key},
     packets::{ARP, IPV4, IPV6, Ip, Mac, arp, ethernet, udp},
     programs::{Program, Programs},
 };
@@ -155,6 +155,24 @@ impl Node {
             outer: self.outer(vtep),
         };
         self.programs.put(map::FDB, key(NET, mac(ip)), entry);
+        let asked = NeighbourKey {
+            vni: NET,
+            ipv4: ip.octets(),
+        };
+        self.programs
+            .put(map::NEIGHBOURS, asked, neighbour(mac(ip)));
+    }
+
+    /// Frames that went by the kernel's device, in either direction.
+    fn on_the_slow_path(&self) -> u64 {
+        let shown = self
+            .host
+            .netns()
+            .run("ip -j -s link show vxplane0")
+            .unwrap();
+        let links: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+        let stats = &links[0]["stats64"];
+        stats["rx"]["packets"].as_u64().unwrap() + stats["tx"]["packets"].as_u64().unwrap()
     }
 
     /// Mean bytes of the frames the container was given since the last reset.
@@ -197,11 +215,28 @@ fn ping_all_sizes(from: &Container, to: Ipv4Addr) {
 }
 
 /// What offloads the container's device and the underlay have.
-const OFFLOADS: [(&str, &str); 4] = [
-    ("as they are", "tso on gso on gro on tx on rx on"),
-    ("no segmentation", "tso off gso off gro off tx on rx on"),
-    ("no checksums", "tso off gso off gro off tx off rx off"),
-    ("GRO alone", "tso off gso off gro on tx off rx on"),
+const OFFLOADS: [(&str, &str); 5] = [
+    (
+        "all on",
+        "tx on rx on tso on gso on gro on tx-udp_tnl-segmentation on",
+    ),
+    // Cut on the way out, put together on the way in.
+    (
+        "like a NIC",
+        "tx on rx on tso on gso on gro on tx-udp_tnl-segmentation off",
+    ),
+    (
+        "no segmentation",
+        "tx on rx on tso off gso off gro off tx-udp_tnl-segmentation off",
+    ),
+    (
+        "no checksums",
+        "tx off rx off tso off gso off gro off tx-udp_tnl-segmentation off",
+    ),
+    (
+        "GRO alone",
+        "tx off rx on tso off gso off gro on tx-udp_tnl-segmentation off",
+    ),
 ];
 
 #[test]
@@ -222,7 +257,7 @@ fn between_two_hosts() {
         transfer(to, from, IP_1, 20_000_000).unwrap_or_else(|error| panic!("{what}: {error:#}"));
         let mean = two.mean_received();
         println!("{what}: {mean} bytes a packet");
-        if what == "as they are" {
+        if what == "all on" {
             assert!(
                 mean > 10_000,
                 "super-packets were split: {mean} bytes a packet"
@@ -236,7 +271,34 @@ fn between_two_hosts() {
         }
         for node in &nodes {
             node.assert_nothing_dropped(what);
+            assert_eq!(node.on_the_slow_path(), 0, "{what}");
         }
+    }
+}
+
+/// Packets that do not fit the underlay once they are wrapped: the kernel cuts
+/// them, nothing is lost.
+#[test]
+fn containers_with_too_large_an_mtu() {
+    let lab = Lab::new().unwrap();
+    let nodes = pair(&lab);
+    for node in &nodes {
+        node.host.netns().ip("link set h0 mtu 1500").unwrap();
+        node.container.netns().ip("link set eth0 mtu 1500").unwrap();
+    }
+    let [one, two] = &nodes;
+    let ping = Ping::new(IP_2).count(5).size(1472);
+    assert_eq!(one.container.ping(ping).unwrap().received, 5);
+    transfer(
+        one.container.netns(),
+        two.container.netns(),
+        IP_2,
+        3_000_000,
+    )
+    .unwrap();
+    for node in &nodes {
+        node.assert_nothing_dropped("too large an MTU");
+        assert!(node.on_the_slow_path() > 0);
     }
 }
 
