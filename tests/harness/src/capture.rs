@@ -35,12 +35,7 @@ pub struct Capture {
 impl Capture {
     /// Starts to record what passes `device` and tcpdump's `filter`; the files
     /// are kept in `directory`.
-    pub fn start(
-        netns: &Netns,
-        device: &str,
-        filter: &str,
-        directory: &Path,
-    ) -> Result<Self> {
+    pub fn start(netns: &Netns, device: &str, filter: &str, directory: &Path) -> Result<Self> {
         let name = names::unique("capture");
         let file = directory.join(format!("{name}.pcap"));
         let mut command: Command = netns.command("tcpdump");

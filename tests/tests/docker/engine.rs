@@ -72,6 +72,16 @@ impl Engine {
         self.wait_until_ready()
     }
 
+    /// Makes a container, by its full ID, hang whatever Docker asks of it.
+    pub(crate) fn freeze(&self, id: &str) -> Result<Frozen> {
+        let mut processes = containerd_and_shims(&self.directory);
+        let shim = processes.find(|(_, command)| command.contains(id));
+        let (shim, _) = shim.with_context(|| format!("container {id} has no shim"))?;
+        let shim = Pid::from_raw(shim);
+        kill(shim, Signal::SIGSTOP)?;
+        Ok(Frozen { shim })
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let (socket, directory) = (self.socket(), self.directory.clone());
         self.process.wait_until(START_LIMIT, |_| {
@@ -130,6 +140,19 @@ impl Drop for Engine {
     }
 }
 
+/// A container whose shim does not answer, as on a broken disk: until dropped.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    shim: Pid,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Gone if the engine was.
+        let _ = kill(self.shim, Signal::SIGCONT);
+    }
+}
+
 /// Runs `docker` against the engine, or proxy, at `socket`, with a
 /// configuration of nobody's.
 pub(crate) fn docker(socket: &Path, directory: &Path, arguments: &[&str]) -> Result<Finished> {
@@ -157,35 +180,43 @@ fn spawn(netns: &Path, directory: &Path) -> Result<Running> {
     Running::start(&mut command, &directory.join("dockerd.log"))
 }
 
-/// Ends what a killed engine left running: its directory, whose name nobody
-/// else has, is on the command line of containerd and of each shim; a
-/// container's process is a child of its shim.
+/// Ends what a killed engine left running. A container's process is a child of
+/// its shim.
 fn end_processes(directory: &Path) {
-    let directory = directory.display().to_string();
-    let processes = || fs::read_dir("/proc").into_iter().flatten().flatten();
-    for entry in processes() {
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&command).contains(&directory) {
-            let id = entry.file_name().to_string_lossy().into_owned();
-            for child in processes().filter(|other| parent_of(&other.path()) == Some(id.clone())) {
-                end(&child.file_name().to_string_lossy());
-            }
-            end(&id);
+    for (id, _) in containerd_and_shims(directory) {
+        for (child, _) in processes().filter(|(other, _)| parent_of(*other) == Some(id)) {
+            end(child);
         }
+        end(id);
     }
 }
 
-fn parent_of(process: &Path) -> Option<String> {
-    let status = fs::read_to_string(process.join("status")).ok()?;
+/// containerd and its shims carry the path of its socket or settings on their
+/// command lines, and nobody else has that path.
+fn containerd_and_shims(directory: &Path) -> impl Iterator<Item = (i32, String)> {
+    let path = directory.join("exec/containerd").display().to_string();
+    processes().filter(move |(_, command)| command.contains(&path))
+}
+
+/// IDs and command lines.
+fn processes() -> impl Iterator<Item = (i32, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        Some((id, String::from_utf8_lossy(&command).into_owned()))
+    })
+}
+
+fn parent_of(process: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    Some(line.trim().to_owned())
+    line.trim().parse().ok()
 }
 
-fn end(id: &str) {
-    if let Ok(id) = id.parse() {
-        // It may have ended by itself meanwhile.
-        let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
-    }
+fn end(process: i32) {
+    // It may have ended by itself meanwhile.
+    let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
 }
 
 /// Namespaces and layers that a killed engine left mounted.

@@ -1,5 +1,7 @@
 //! Docker and the daemon go away and come back.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 
 use crate::{
@@ -67,4 +69,31 @@ fn without_the_daemon_nothing_starts_without_network() -> Result<()> {
     eventually("it is started with its network", || {
         site.must_have("web", "10.0.6.5").map(|()| true)
     })
+}
+
+#[test]
+fn a_container_that_hangs_holds_up_no_other() -> Result<()> {
+    let lab = lab()?;
+    let site = Site::new(&lab, "a")?;
+    site.run("web", "-e SOCKETPLANE_CIDR=10.0.6.5/24")?;
+    let network = site.network_container_of("web")?;
+    let frozen = site.engine.freeze(&network)?;
+    // Its user goes, and the daemon begins to remove it.
+    site.docker("rm -f web")?;
+    eventually("its endpoint is gone", || Ok(site.endpoints()?.is_empty()))?;
+
+    let began = Instant::now();
+    site.run("db", "-e SOCKETPLANE_CIDR=10.0.6.5/24")?;
+    site.must_have("db", "10.0.6.5")?;
+    site.docker("restart -t 0 db")?;
+    site.must_have("db", "10.0.6.5")?;
+    ensure!(
+        began.elapsed() < Duration::from_secs(15),
+        "it took {:?}",
+        began.elapsed()
+    );
+    ensure!(site.containers()?.len() == 3, "{:?}", site.containers());
+
+    drop(frozen);
+    eventually("what hung is removed", || Ok(site.containers()?.len() == 2))
 }

@@ -1,9 +1,11 @@
 //! The Docker Engine: reaching it, and what can go wrong when talking to it.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bollard::{Docker, errors::Error as ApiError};
-use tokio::sync::Mutex;
 
 /// How long one request may take. Stopping and removing our own containers
 /// takes well below a second; a busy Docker may need several.
@@ -67,25 +69,29 @@ impl Engine {
 
     /// A client that speaks the engine's version of the API.
     pub async fn client(&self) -> Result<Docker, EngineError> {
-        let mut known = self.client.lock().await;
-        if let Some(client) = &*known {
-            return Ok(client.clone());
+        let known = self.known().clone();
+        if let Some(client) = known {
+            return Ok(client);
         }
-        let client = self
-            .connect()
-            .await
-            .map_err(|source| EngineError::Unreachable {
-                address: self.address.clone(),
-                source,
-            })?;
-        *known = Some(client.clone());
+        // Without the lock: while an engine hangs, nobody waits for anybody
+        // else's attempt.
+        let connected = self.connect().await;
+        let client = connected.map_err(|source| EngineError::Unreachable {
+            address: self.address.clone(),
+            source,
+        })?;
+        *self.known() = Some(client.clone());
         Ok(client)
     }
 
     /// Negotiates again at the next request: the engine went away, and may come
     /// back as another version.
-    pub async fn forget(&self) {
-        *self.client.lock().await = None;
+    pub fn forget(&self) {
+        *self.known() = None;
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Docker>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect(&self) -> Result<Docker, ApiError> {

@@ -51,7 +51,7 @@ pub async fn follow(wiring: Arc<Wiring>) {
             Err(error) if news => warn!("containers are not followed, trying again: {error}"),
             Err(error) => debug!("containers are still not followed: {error}"),
         }
-        follower.wiring.engine().forget().await;
+        follower.wiring.engine().forget();
         if began.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
         }

@@ -1,8 +1,15 @@
 //! Before Docker creates a container: its network-only container.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::{fs::File, io::AsyncReadExt, time::timeout};
+use tokio::{
+    fs::File,
+    io::AsyncReadExt,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
 use super::{PATIENCE, Wiring, WiringError, settle::Place};
@@ -16,6 +23,10 @@ use crate::{
         wish::Wish,
     },
 };
+
+/// How long Docker may take to create a container whose request we have
+/// answered, before somebody who asks for the same is taken for the same.
+const IN_FLIGHT: Duration = Duration::from_secs(2);
 
 /// A create request that opts in.
 #[derive(Clone, Debug)]
@@ -62,6 +73,7 @@ impl Wiring {
         {
             Ok(network_id) => {
                 let mut memory = self.memory();
+                memory.unused.insert(key.clone(), Instant::now());
                 memory
                     .requested
                     .entry(request.digest.clone())
@@ -172,6 +184,9 @@ impl Wiring {
             .values()
             .filter_map(|labels| labels.get(labels::PAIR))
         {
+            let since = self.memory().unused.get(key).copied();
+            let waits = since.map_or(Duration::ZERO, |since| since.elapsed());
+            sleep(IN_FLIGHT.saturating_sub(waits)).await;
             self.remove_unused(key).await;
         }
     }
