@@ -1,10 +1,11 @@
 //! From nothing to a network, and the second look that finds nothing to do.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::{Result, ensure};
 use vxplane::reconcile::Reconciler;
-use vxplane_tests::harness::Lab;
+use vxplane_common::drop::DropReason;
+use vxplane_tests::harness::{KernelVxlan, Lab};
 
 use crate::node::{Wish, all_well, options, reconcile_once, within};
 
@@ -45,4 +46,54 @@ fn two_hosts_share_a_network() -> Result<()> {
     ensure!(traffic.egress.packets >= 40, "{counters:?}");
     ensure!(traffic.ingress.packets >= 40, "{counters:?}");
     Ok(())
+}
+
+#[test]
+fn interfaces_have_no_address_of_their_own_making() -> Result<()> {
+    let lab = Lab::new()?;
+    let here = lab.host("here")?;
+    let a = lab.container("a")?;
+    for netns in [here.netns(), a.netns()] {
+        netns.sysctl("net/ipv6/conf/all/disable_ipv6", "0")?;
+        netns.sysctl("net/ipv6/conf/default/disable_ipv6", "0")?;
+    }
+    let mine = Wish::blue()?.endpoint(&a, 11)?;
+    all_well(&reconcile_once(&here, &mine.0)?)?;
+    for (netns, device) in [
+        (a.netns(), "eth0"),
+        (here.netns(), "vxp00000000000b"),
+        (here.netns(), "vxplane0"),
+    ] {
+        let shown = netns
+            .run(&format!("ip -6 -o addr show dev {device}"))?
+            .stdout;
+        ensure!(shown.is_empty(), "{device}: {shown}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_learned_behind_a_peer_goes_with_the_peer() -> Result<()> {
+    let lab = Lab::new()?;
+    let (here, there) = (lab.host("here")?, lab.host("there")?);
+    let a = lab.container("a")?;
+    let foreign = KernelVxlan::new(&lab, &there, 7, 4789, &[here.ip()])?;
+    let b = foreign.container(&lab, "b", B, 24)?;
+    let mine = Wish::blue()?.endpoint(&a, 11)?;
+    within(&here, async || {
+        let mut reconciler = Reconciler::start(options(&here)).await?;
+        let with_peer = mine.clone().peer(there.ip());
+        all_well(&reconciler.reconcile(&with_peer.0).await)?;
+        a.must_reach(B, 5)?;
+        let learned = reconciler.counters()?.learned;
+        ensure!(learned == BTreeMap::from([(7, 1)]), "{learned:?}");
+        all_well(&reconciler.reconcile(&mine.0).await)?;
+        let counters = reconciler.counters()?;
+        ensure!(counters.learned.is_empty(), "{counters:?}");
+        b.must_not_reach(A, 2)?;
+        let drops = reconciler.counters()?.drops;
+        let strangers = drops.iter().find(|d| d.reason == DropReason::UnknownVtep);
+        ensure!(strangers.is_some_and(|d| d.count.packets > 0), "{drops:?}");
+        Ok(())
+    })
 }

@@ -236,6 +236,9 @@ pub(super) fn pinned_link(path: &Path) -> Result<Option<PinnedLink>, Error> {
 
 /// Removes a pin, and with it the link; that it is gone already is fine.
 pub(super) fn remove_pin(path: &Path) -> Result<(), Error> {
+    // Removing the last reference by its file, the kernel detaches some time
+    // later; closing the last descriptor, it does so at once.
+    let _last = PinnedLink::from_pin(path);
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Path {
             path: path.to_owned(),

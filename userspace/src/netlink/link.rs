@@ -7,6 +7,7 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
+use nix::errno::Errno;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use vxplane_common::types::MacAddr;
 
@@ -227,8 +228,12 @@ impl Netlink {
         request(action, self.handle.link().add(message).execute()).await
     }
 
-    /// Changes a link in one request.
+    /// Changes a link.
     pub async fn change_link(&self, index: u32, change: &LinkChange) -> Result<(), Error> {
+        // In a request of its own: the kernel would bring the link up first.
+        if change.no_link_local {
+            self.forgo_link_local(index).await?;
+        }
         let mut message = LinkUnspec::new_with_index(index);
         if let Some(name) = &change.name {
             message = message.name(name);
@@ -239,11 +244,6 @@ impl Netlink {
         if let Some(mtu) = change.mtu {
             message = message.mtu(mtu);
         }
-        if change.no_link_local {
-            message = message.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
-                AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
-            ]));
-        }
         message = match change.up {
             Some(true) => message.up(),
             Some(false) => message.down(),
@@ -251,6 +251,18 @@ impl Netlink {
         };
         let action = || format!("configure the interface with index {index}");
         request(action, self.handle.link().set(message.build()).execute()).await
+    }
+
+    async fn forgo_link_local(&self, index: u32) -> Result<(), Error> {
+        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let inet6 = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(inet6);
+        let action = || format!("keep IPv6 off the interface with index {index}");
+        match request(action, self.handle.link().set(message.build()).execute()).await {
+            // This kernel has no IPv6.
+            Err(error) if error.is(Errno::EAFNOSUPPORT) || error.is(Errno::EOPNOTSUPP) => Ok(()),
+            other => other,
+        }
     }
 
     /// Deletes a link; with one end of a veth pair, the other goes too.

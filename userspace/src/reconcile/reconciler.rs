@@ -104,6 +104,10 @@ impl Reconciler {
                 report.endpoints.entry(id.clone()).or_insert(failed);
             }
             report.problems.push(reason);
+            // A connection that broke stays broken.
+            if let (ObserveError::Netlink(_), Ok(netlink)) = (error, Netlink::connect()) {
+                self.netlink = netlink;
+            }
         }
         report
     }
