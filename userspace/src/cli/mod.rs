@@ -140,6 +140,8 @@ fn complain(error: &CliError) {
         }
         source = cause.source();
     }
+    let lines = text.lines().map(|line| output::printable(line.to_owned()));
+    let text = lines.collect::<Vec<_>>().join("\n");
     // Without a standard error there is nobody to tell.
     let _ = writeln!(io::stderr(), "vxplane: {text}");
 }

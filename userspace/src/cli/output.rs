@@ -117,7 +117,7 @@ pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
 }
 
 /// What containers choose freely (labels) cannot steer the terminal.
-fn printable(text: String) -> String {
+pub(super) fn printable(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
     }

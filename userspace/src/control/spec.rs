@@ -26,6 +26,8 @@ const IFNAME_MAX: usize = 15;
 const NETWORK_NAME_MAX: usize = 63;
 /// The longest name of anything else, in bytes.
 const NAME_MAX: usize = 253;
+/// How much of a wrong text is quoted back, in characters.
+const EXCERPT_MAX: usize = 80;
 /// The smallest MTU IPv4 works over (RFC 791).
 const MTU_MIN: u32 = 68;
 /// The largest MTU an underlay of 65 535 bytes leaves.
@@ -183,7 +185,7 @@ impl EndpointChange {
         let keys = self.labels.iter().flat_map(BTreeMap::keys);
         for key in keys {
             if key.is_empty() || key.contains('=') || key.chars().any(char::is_control) {
-                return Err(Invalid::Label(key.clone()));
+                return Err(Invalid::Label(excerpt(key)));
             }
         }
         Ok(())
@@ -220,15 +222,15 @@ pub fn parse_subnet(text: &str) -> Result<Ipv4Network, Invalid> {
 /// in, and the address itself where it is not the network's own.
 pub fn parse_cidr(text: &str) -> Result<(Ipv4Network, Option<Ipv4Addr>), Invalid> {
     if !text.contains('/') {
-        return Err(Invalid::Subnet(text.to_owned()));
+        return Err(Invalid::Subnet(excerpt(text)));
     }
     let given = match text.parse::<IpNetwork>() {
         Ok(IpNetwork::V4(given)) => given,
-        Ok(IpNetwork::V6(_)) => return Err(Invalid::Ipv6(text.to_owned())),
-        Err(_) => return Err(Invalid::Subnet(text.to_owned())),
+        Ok(IpNetwork::V6(_)) => return Err(Invalid::Ipv6(excerpt(text))),
+        Err(_) => return Err(Invalid::Subnet(excerpt(text))),
     };
     let subnet = Ipv4Network::new(given.network(), given.prefix())
-        .map_err(|_| Invalid::Subnet(text.to_owned()))?;
+        .map_err(|_| Invalid::Subnet(excerpt(text)))?;
     Ok((subnet, (given.ip() != subnet.network()).then(|| given.ip())))
 }
 
@@ -236,14 +238,14 @@ pub fn parse_cidr(text: &str) -> Result<(Ipv4Network, Option<Ipv4Addr>), Invalid
 pub fn parse_ipv4(text: &str) -> Result<Ipv4Addr, Invalid> {
     match text.parse::<IpAddr>() {
         Ok(IpAddr::V4(ip)) => Ok(ip),
-        Ok(IpAddr::V6(_)) => Err(Invalid::Ipv6(text.to_owned())),
-        Err(_) => Err(Invalid::Address(text.to_owned())),
+        Ok(IpAddr::V6(_)) => Err(Invalid::Ipv6(excerpt(text))),
+        Err(_) => Err(Invalid::Address(excerpt(text))),
     }
 }
 
 /// A MAC address as users write it.
 pub fn parse_mac(text: &str) -> Result<MacAddr, Invalid> {
-    crate::model::parse_mac(text).ok_or_else(|| Invalid::Mac(text.to_owned()))
+    crate::model::parse_mac(text).ok_or_else(|| Invalid::Mac(excerpt(text)))
 }
 
 /// A VNI as users write it.
@@ -306,7 +308,7 @@ fn check_name(what: &'static str, text: &str, max: usize) -> Result<(), Invalid>
     }
     Err(Invalid::Name {
         what,
-        text: text.to_owned(),
+        text: excerpt(text),
         max,
     })
 }
@@ -320,7 +322,15 @@ fn check_ifname(text: &str) -> Result<(), Invalid> {
     if length && !reserved && !text.contains(odd) {
         return Ok(());
     }
-    Err(Invalid::Ifname(text.to_owned()))
+    Err(Invalid::Ifname(excerpt(text)))
+}
+
+/// As much of what was given as a message needs.
+fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -349,7 +359,7 @@ mod tests {
         ] {
             assert_eq!(
                 parse_subnet(text),
-                Err(Invalid::Subnet(text.to_owned())),
+                Err(Invalid::Subnet(excerpt(text))),
                 "{text}"
             );
         }
@@ -386,6 +396,12 @@ mod tests {
         for bad in ["", "-a", ".a", "a b", "a/b", "ä", "a\n", &"n".repeat(64)] {
             assert!(check_name("it", bad, 63).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn long_texts_are_not_quoted_whole() {
+        let error = check_name("it", &"ä".repeat(10_000), 63).unwrap_err();
+        assert!(error.to_string().len() < 400, "{error}");
     }
 
     #[test]
