@@ -4,6 +4,8 @@
 mod bench;
 mod build;
 mod deb;
+mod demo;
+mod interrupt;
 mod packages;
 mod process;
 mod run;
@@ -58,6 +60,8 @@ enum Task {
     Tidy,
     /// Build the Debian package.
     Deb,
+    /// Show two hosts at work, in network namespaces of this machine.
+    Demo,
     /// Measure vxplane against the kernel's overlay and against none.
     Bench(bench::Options),
 }
@@ -85,6 +89,7 @@ fn run(task: Task) -> Result<()> {
             build::daemon(&workspace, build::Profile::from_debug(debug)).map(drop)
         }
         Task::Run { flags } => run::daemon(&workspace, &flags),
+        Task::Demo => demo::run(&workspace),
         Task::Test(options) => test::run(&workspace, &options),
         Task::Tidy => {
             build::ebpf(&workspace)?;

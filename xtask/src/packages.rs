@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::process;
 
 /// What each program of the tests comes with on Debian.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("bpftool", "bpftool"),
     ("dockerd", "docker.io"),
     ("docker", "docker.io"),
@@ -27,6 +27,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("bridge", "iproute2"),
     ("ping", "iputils-ping"),
     ("nsenter", "util-linux"),
+    ("iptables", "iptables"),
 ];
 
 /// Containers hold nothing else, so it must need no libraries.

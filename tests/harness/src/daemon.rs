@@ -249,6 +249,11 @@ impl Daemon {
         Endpoint::from_json(&self.api("POST", "/v1/endpoints", Some(&request))?)
     }
 
+    /// The endpoint with this ID, or of the container with this name.
+    pub fn endpoint(&self, id: &str) -> Result<Endpoint> {
+        Endpoint::from_json(&self.api("GET", &format!("/v1/endpoints/{id}"), None)?)
+    }
+
     /// Detaches an endpoint.
     pub fn detach(&self, id: &str) -> Result<()> {
         self.api("DELETE", &format!("/v1/endpoints/{id}"), None)?;

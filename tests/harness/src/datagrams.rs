@@ -13,14 +13,19 @@ use crate::netns::Netns;
 /// How long an echo may take: that of a datagram of 64 fragments too.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// A socket in a namespace, at a port of the kernel's choice.
+pub fn udp_socket(netns: &Netns, address: Ipv4Addr) -> Result<UdpSocket> {
+    netns
+        .enter(|| UdpSocket::bind(SocketAddrV4::new(address, 0)))?
+        .with_context(|| format!("making a UDP socket at {address}"))
+}
+
 /// Sends datagrams of these sizes, one after the other, to an address in another
 /// namespace; an error unless each comes back as it was sent.
 pub fn echo(from: &Netns, to: &Netns, address: Ipv4Addr, sizes: &[usize]) -> Result<()> {
-    let server = to
-        .enter(|| UdpSocket::bind(SocketAddrV4::new(address, 0)))?
-        .with_context(|| format!("listening on {address}"))?;
+    let server = udp_socket(to, address)?;
     let target = server.local_addr()?;
-    let client = from.enter(|| UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))??;
+    let client = udp_socket(from, Ipv4Addr::UNSPECIFIED)?;
     client.connect(target)?;
     for socket in [&server, &client] {
         socket.set_read_timeout(Some(LIMIT))?;

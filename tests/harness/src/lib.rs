@@ -33,7 +33,7 @@ pub use crate::{
     checksum::internet_checksum,
     container::Container,
     daemon::{Daemon, DaemonOptions, Endpoint, vxplane_binary},
-    datagrams::echo,
+    datagrams::{echo, udp_socket},
     foreign::KernelVxlan,
     host::Host,
     iperf::{Iperf, IperfReport},
@@ -43,5 +43,5 @@ pub use crate::{
     packet_socket::PacketSocket,
     ping::{Ping, PingReport, Pinger},
     process::{Finished, Running, finish_within},
-    transfer::{Transfer, transfer},
+    transfer::{Transfer, transfer, transfer_by_way_of},
 };

@@ -307,11 +307,13 @@ impl fmt::Display for PingReport {
         }
         match self.lost.as_slice() {
             [] => Ok(()),
-            [only] => write!(f, ", lost the one after {only:.3?}"),
+            [only] => write!(f, ", lost the one after {} ms", only.as_millis()),
             [first, .., last] => write!(
                 f,
-                ", lost {} between {first:.3?} and {last:.3?}",
-                self.lost.len()
+                ", lost {} between {} and {} ms",
+                self.lost.len(),
+                first.as_millis(),
+                last.as_millis()
             ),
         }
     }

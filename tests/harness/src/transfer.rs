@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -30,20 +30,36 @@ pub struct Transfer {
 /// Sends bytes from one namespace to an address in another; an error unless
 /// they arrive with the same SHA-256.
 pub fn transfer(from: &Netns, to: &Netns, address: Ipv4Addr, bytes: usize) -> Result<Transfer> {
+    transfer_by_way_of(from, to, address, address, bytes)
+}
+
+/// The same, but the sender connects to another address, from where somebody
+/// leads the connection on.
+pub fn transfer_by_way_of(
+    from: &Netns,
+    to: &Netns,
+    address: Ipv4Addr,
+    way: Ipv4Addr,
+    bytes: usize,
+) -> Result<Transfer> {
     let listener = to
         .enter(|| TcpListener::bind(SocketAddrV4::new(address, 0)))?
         .with_context(|| format!("listening on {address}"))?;
-    let target = listener.local_addr()?;
+    let target = SocketAddr::new(way.into(), listener.local_addr()?.port());
     let start = Instant::now();
-    let receiving = thread::spawn(move || receive(&listener));
+    // Connecting needs nobody to accept.
     let stream = from
         .enter(|| TcpStream::connect_timeout(&target, STALL_LIMIT))?
         .with_context(|| format!("connecting to {target}"))?;
-    let sent = send(stream, bytes).context("sending")?;
-    let result = receiving
-        .join()
-        .map_err(|_| anyhow!("the receiver panicked"))?;
-    let (received, count) = result.context("receiving")?;
+    let (sent, received) = thread::scope(|scope| {
+        let receiving = scope.spawn(|| receive(&listener));
+        let sent = send(stream, bytes).context("sending");
+        (sent, receiving.join())
+    });
+    let sent = sent?;
+    let (received, count) = received
+        .map_err(|_| anyhow!("the receiver panicked"))?
+        .context("receiving")?;
     ensure!(count == bytes, "{count} of {bytes} bytes arrived");
     ensure!(
         sent == received,

@@ -12,7 +12,7 @@ use aya::{
 };
 use vxplane::datapath::OBJECT;
 use vxplane_common::abi::Config;
-use vxplane_tests::harness::{DaemonOptions, Host, Ping, echo, frame, transfer};
+use vxplane_tests::harness::{DaemonOptions, Host, Ping, echo, frame, transfer, udp_socket};
 
 use crate::{
     reach::{DATAGRAMS, PINGS},
@@ -144,8 +144,7 @@ fn guarded(mode: &str) -> Result<()> {
     ensure!(answers(&a.host, &b.host)?, "the hosts themselves");
 
     let stranger = lab.host("stranger")?;
-    let address = SocketAddrV4::new(stranger.ip(), 0);
-    let socket = stranger.netns().enter(|| UdpSocket::bind(address))??;
+    let socket = udp_socket(stranger.netns(), stranger.ip())?;
     let seen = a
         .host
         .capture("eth0", &format!("src {} and udp", stranger.ip()))?;

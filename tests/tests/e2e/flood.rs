@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use vxplane_tests::harness::{Packet, frame};
+use vxplane_tests::harness::{Packet, frame, udp_socket};
 
 use crate::site::{Member, blue, lab, sites};
 
@@ -58,9 +58,7 @@ fn broadcast_and_multicast_reach_everybody_once() -> Result<()> {
         c.member(&lab, "c1", 31)?,
     ];
     let listeners: Vec<UdpSocket> = others.iter().map(listen).collect::<Result<_>>()?;
-    let socket = sender
-        .netns()
-        .enter(|| UdpSocket::bind(SocketAddrV4::new(sender.ip(), 0)))??;
+    let socket = udp_socket(sender.netns(), sender.ip())?;
     socket.set_broadcast(true)?;
     sender.run("ip route add 239.0.0.0/8 dev eth0")?;
     sender.run("ip route add 255.255.255.255 dev eth0")?;
@@ -131,9 +129,7 @@ fn what_came_from_the_wire_does_not_go_back_to_it() -> Result<()> {
     let wire = b
         .host
         .capture("eth0", &format!("udp port 4789 and src {}", b.ip()))?;
-    let socket = a1
-        .netns()
-        .enter(|| UdpSocket::bind(SocketAddrV4::new(a1.ip(), 0)))??;
+    let socket = udp_socket(a1.netns(), a1.ip())?;
     socket.set_broadcast(true)?;
     for _ in 0..3 {
         socket.send_to(b"all", SocketAddrV4::new(blue(255), PORT))?;

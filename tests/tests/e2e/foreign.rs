@@ -2,13 +2,15 @@
 //! nothing of vxplane.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, SocketAddrV4},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use vxplane_tests::harness::{Container, Host, KernelVxlan, OpenVswitch, echo, frame, transfer};
+use vxplane_tests::harness::{
+    Container, Host, KernelVxlan, OpenVswitch, echo, frame, transfer, udp_socket,
+};
 
 use crate::{
     reach::{DATAGRAMS, PINGS},
@@ -31,11 +33,8 @@ fn get_along(ours: &Member, theirs: &Container, their_ip: Ipv4Addr, bytes: usize
 
 /// An error unless a broadcast arrives.
 fn broadcast(from: &Container, to: &Container) -> Result<()> {
-    let bind = |container: &Container| -> Result<UdpSocket> {
-        let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        Ok(container.netns().enter(|| UdpSocket::bind(any))??)
-    };
-    let (sender, receiver) = (bind(from)?, bind(to)?);
+    let sender = udp_socket(from.netns(), Ipv4Addr::UNSPECIFIED)?;
+    let receiver = udp_socket(to.netns(), Ipv4Addr::UNSPECIFIED)?;
     sender.set_broadcast(true)?;
     receiver.set_read_timeout(Some(Duration::from_secs(5)))?;
     let port = receiver.local_addr()?.port();
@@ -263,8 +262,7 @@ fn a_flood_of_foreign_addresses_is_bounded() -> Result<()> {
 }
 
 fn invent_addresses(host: &Host, target: &Member, count: u32, vtep: Ipv4Addr) -> Result<()> {
-    let any_port = SocketAddrV4::new(host.ip(), 0);
-    let socket = host.netns().enter(|| UdpSocket::bind(any_port))??;
+    let socket = udp_socket(host.netns(), host.ip())?;
     let packet = frame::ipv4(blue(201), target.ip(), frame::UDP, &frame::udp(9, 9, b""));
     for number in 0..count {
         let [a, b, c, d] = number.to_be_bytes();

@@ -1,85 +1,28 @@
 //! Nothing leaves a network for another, nothing is taken from a stranger, and
 //! nobody pretends to be somebody else. What is dropped is counted.
 
-use std::{
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    time::Duration,
-};
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use vxplane_tests::harness::{
-    Daemon, Host, PacketSocket, Ping,
+    Daemon, PacketSocket, Ping,
     frame::{self, BROADCAST, IPV4, UDP},
 };
 
-use crate::site::{BLUE, Member, Site, blue, eventually, lab, sites};
+use crate::{
+    raw::{Letter, RawVtep},
+    site::{BLUE, Member, Site, blue, eventually, lab, sites},
+};
 
 /// The VNI of the second network.
 const RED: u32 = 8;
-
-const PORT: u16 = 4789;
 
 /// EtherType of an IEEE 802.1Q tag.
 const VLAN: u16 = 0x8100;
 
 fn red(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 51, 0, last)
-}
-
-/// A host without vxplane or any `vxlan` device: it sends what it is told to.
-struct RawVtep {
-    socket: UdpSocket,
-}
-
-impl RawVtep {
-    fn new(host: &Host) -> Result<Self> {
-        let socket = host
-            .netns()
-            .enter(|| UdpSocket::bind(SocketAddrV4::new(host.ip(), 0)))??;
-        Ok(Self { socket })
-    }
-
-    fn send(&self, to: Ipv4Addr, payload: &[u8]) -> Result<()> {
-        let sent = self.socket.send_to(payload, SocketAddrV4::new(to, PORT))?;
-        ensure!(sent == payload.len());
-        Ok(())
-    }
-}
-
-/// A frame for this member, from a station that nobody knows, with a datagram
-/// that a socket waits for.
-struct Letter {
-    frame: Vec<u8>,
-    receiver: UdpSocket,
-}
-
-impl Letter {
-    const TEXT: &[u8] = b"to whom it may concern";
-
-    fn to(member: &Member) -> Result<Self> {
-        let receiver = member
-            .netns()
-            .enter(|| UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))??;
-        let port = receiver.local_addr()?.port();
-        let datagram = frame::udp(7, port, Self::TEXT);
-        let packet = frame::ipv4(blue(200), member.ip(), UDP, &datagram);
-        let frame = frame::ethernet(member.mac()?, [2, 0, 0, 0, 0, 200], IPV4, &packet);
-        Ok(Self { frame, receiver })
-    }
-
-    fn arrives(&self, patience: Duration) -> Result<bool> {
-        self.receiver.set_read_timeout(Some(patience))?;
-        let mut buffer = [0; 100];
-        match self.receiver.recv(&mut buffer) {
-            Ok(length) => {
-                ensure!(&buffer[..length] == Self::TEXT, "another text arrived");
-                Ok(true)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error).context("waiting for a datagram"),
-        }
-    }
 }
 
 /// Waits until a reason was counted `more` times more than `before`, and not once
@@ -139,21 +82,14 @@ fn a_stranger_is_dropped_and_counted() -> Result<()> {
     counted(&a.daemon, "unknown_vtep", before, 5)?;
     ensure!(!letter.arrives(Duration::from_millis(200))?, "it arrived");
     // Once it is a peer, it is heard.
-    a.daemon.peer(peer_ip(&stranger)?)?;
+    a.daemon.peer(stranger.ip())?;
     stranger.send(a.ip(), &frame::vxlan(8, BLUE, &letter.frame))?;
     ensure!(letter.arrives(Duration::from_secs(5))?, "it did not arrive");
     // And when it no longer is, it is not.
-    let ip = peer_ip(&stranger)?;
+    let ip = stranger.ip();
     a.daemon.api("DELETE", &format!("/v1/peers/{ip}"), None)?;
     stranger.send(a.ip(), &frame::vxlan(8, BLUE, &letter.frame))?;
     counted(&a.daemon, "unknown_vtep", before, 6)
-}
-
-fn peer_ip(raw: &RawVtep) -> Result<Ipv4Addr> {
-    match raw.socket.local_addr()?.ip() {
-        std::net::IpAddr::V4(ip) => Ok(ip),
-        std::net::IpAddr::V6(ip) => anyhow::bail!("{ip} on an IPv4 underlay"),
-    }
 }
 
 #[test]
@@ -163,7 +99,7 @@ fn a_peer_is_let_into_its_networks_only() -> Result<()> {
     a.daemon.network("red", "10.51.0.0/24", RED)?;
     let a1 = a.member(&lab, "a1", 11)?;
     let peer = RawVtep::new(&lab.host("peer")?)?;
-    let only_red = json!({ "ip": peer_ip(&peer)?.to_string(), "networks": ["red"] });
+    let only_red = json!({ "ip": peer.ip().to_string(), "networks": ["red"] });
     a.daemon.api("POST", "/v1/peers", Some(&only_red))?;
     let letter = Letter::to(&a1)?;
     let before = a.daemon.drops("unknown_vtep")?;

@@ -234,3 +234,25 @@ fn errors_of_the_api_are_problems() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn doctor_examines_this_host() -> Result<()> {
+    let lab = lab()?;
+    let [a] = sites(&lab, "")?;
+    let done = a.daemon.try_cli("doctor")?;
+    ensure!(
+        matches!(done.status.code(), Some(0 | 1)),
+        "{}\n{}",
+        done.status,
+        done.stderr
+    );
+    for topic in ["tcx", "MTU", "4789"] {
+        let report = done.stdout.to_lowercase();
+        ensure!(
+            report.contains(&topic.to_lowercase()),
+            "nothing on {topic}:\n{}",
+            done.stdout
+        );
+    }
+    Ok(())
+}

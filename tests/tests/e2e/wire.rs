@@ -1,13 +1,10 @@
 //! What is on the underlay: VXLAN as RFC 7348 and the kernel have it.
 
-use std::{
-    collections::BTreeSet,
-    net::{SocketAddrV4, UdpSocket},
-};
+use std::{collections::BTreeSet, net::SocketAddrV4};
 
 use anyhow::{Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use vxplane_tests::harness::{Packet, frame::Vxlan, internet_checksum, transfer};
+use vxplane_tests::harness::{Packet, frame::Vxlan, internet_checksum, transfer, udp_socket};
 
 use crate::site::{BLUE, Member, Site, lab, sites};
 
@@ -19,9 +16,7 @@ fn overlay<'a>(packets: &'a [Packet], site: &Site) -> Vec<Vxlan<'a>> {
 /// Sends datagrams from as many ports, with this TOS byte.
 fn send_flows(from: &Member, to: &Member, flows: usize, tos: u8) -> Result<()> {
     for _ in 0..flows {
-        let socket = from
-            .netns()
-            .enter(|| UdpSocket::bind(SocketAddrV4::new(from.ip(), 0)))??;
+        let socket = udp_socket(from.netns(), from.ip())?;
         setsockopt(&socket, sockopt::Ipv4Tos, &i32::from(tos))?;
         socket.send_to(b"a datagram", SocketAddrV4::new(to.ip(), 9))?;
     }

@@ -3,7 +3,6 @@
 //! what disturbs the machine disturbs all variants alike.
 
 pub(crate) mod agent;
-mod interrupt;
 mod machine;
 mod metric;
 mod netns;
@@ -33,7 +32,7 @@ use self::{
 };
 use crate::{
     build::{self, Profile},
-    process,
+    interrupt, process,
     workspace::Workspace,
 };
 

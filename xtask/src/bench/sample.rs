@@ -14,10 +14,11 @@ use clap::ValueEnum;
 
 use super::{
     agent::{Outcome, Side, Window, monotonic_nanos},
-    interrupt, machine,
+    machine,
     metric::{Metric, Observed, Probe},
     site::Site,
 };
+use crate::interrupt;
 
 /// How long a sample warms up and how long it counts.
 #[derive(Clone, Copy, Debug)]
