@@ -11,7 +11,7 @@ use vxplane_common::{
 
 use crate::{
     metrics,
-    packet::{Headers as _, Packet},
+    packet::{self, Headers as _, Packet},
     parse,
     verdict::Action,
 };
@@ -33,7 +33,7 @@ pub(crate) fn suppress(pkt: &mut Packet, source: &Endpoint) -> Result<Option<Act
     let frame = pkt.at_mut::<EthArp>(0).ok_or(DropReason::MalformedFrame)?;
     *frame = arp::reply(frame, neighbour.mac);
     metrics::received(source.slot, pkt.len());
-    Ok(Some(pkt.redirect(pkt.ifindex())))
+    Ok(Some(packet::redirect(pkt.ifindex())))
 }
 
 /// Who has the address that is asked for, if that is ours to say.

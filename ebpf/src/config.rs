@@ -31,6 +31,10 @@ const _: () = assert!(
 
 /// All of it; what the caller does not use is not read.
 #[inline(always)]
+#[expect(
+    clippy::cast_ptr_alignment,
+    reason = "addresses are read as one number; where they stand is aligned for it"
+)]
 pub(crate) fn get() -> Config {
     Config {
         vtep: read!(vtep as u32).to_ne_bytes(),

@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// Where the outer UDP checksum stands.
-const UDP_CHECKSUM_AT: u32 = core::mem::offset_of!(Datagram, udp.checksum) as u32;
+const UDP_CHECKSUM_AT: u32 = 40;
+const _: () = assert!(UDP_CHECKSUM_AT as usize == core::mem::offset_of!(Datagram, udp.checksum));
 
 /// Whether the packet can be taken apart here.
 ///

@@ -4,7 +4,7 @@ use vxplane_common::abi::FdbEntry;
 
 use crate::{
     metrics,
-    packet::{Headers as _, Packet},
+    packet::{self, Headers as _, Packet},
     verdict::Action,
 };
 
@@ -13,5 +13,5 @@ use crate::{
 pub(crate) fn to_endpoint(pkt: &mut Packet, target: &FdbEntry) -> Action {
     metrics::received(target.slot, pkt.len());
     pkt.mark_to_host();
-    pkt.redirect_peer(target.ifindex)
+    packet::redirect_peer(target.ifindex)
 }

@@ -11,7 +11,7 @@ use vxplane_common::{
 use crate::{
     config, fallback,
     fdb::Vtep,
-    packet::{Headers as _, Packet},
+    packet::{self, Headers as _, Packet},
     parse::{Frame, Ip, Payload},
     verdict::Action,
 };
@@ -37,23 +37,31 @@ pub(crate) fn send(
         return fallback::send(pkt, vni, vtep.address);
     }
     let config = config::get();
-    let packet = pkt.at_mut::<Tunnelled>(0).ok_or(DropReason::Rewrite)?;
+    let headers = pkt.at_mut::<Tunnelled>(0).ok_or(DropReason::Rewrite)?;
     // The kernel has left the inner Ethernet header where the outer one goes,
     // and `redirect_neigh` will write that.
-    packet.inner = packet.eth;
+    headers.inner = headers.eth;
     let per_packet = PerPacket {
         total_len,
         inner_tos: ip.tos,
-        // SAFETY: takes nothing.
-        id: unsafe { bpf_get_prandom_u32() } as u16,
+        id: random(),
         source_port: outer::source_port(
             flow_hash,
             config.source_port_min,
             config.source_port_range,
         ),
     };
-    vtep.outer.write(&mut packet.outer, per_packet);
-    Ok(pkt.redirect_neigh(vtep.ifindex))
+    vtep.outer.write(&mut headers.outer, per_packet);
+    Ok(packet::redirect_neigh(vtep.ifindex))
+}
+
+/// An IPv4 identification: packets without DF must not have that of another one
+/// on its way.
+#[inline(always)]
+fn random() -> u16 {
+    // SAFETY: takes nothing.
+    let [a, b, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
+    u16::from_ne_bytes([a, b])
 }
 
 /// The outer total length, if all that the frame becomes fits the underlay.

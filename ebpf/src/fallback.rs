@@ -5,7 +5,7 @@ use vxplane_common::drop::DropReason;
 
 use crate::{
     config,
-    packet::{Packet, Refused, TunnelKey},
+    packet::{self, Packet, Refused, TunnelKey},
     verdict::Action,
 };
 
@@ -13,7 +13,7 @@ use crate::{
 #[inline(never)]
 pub(crate) fn send(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<Action, DropReason> {
     address(pkt, vni, vtep)?;
-    Ok(pkt.redirect(config::get().fallback_ifindex))
+    Ok(packet::redirect(config::get().fallback_ifindex))
 }
 
 /// Sends a copy of the frame to a VTEP by the kernel's device.

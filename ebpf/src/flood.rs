@@ -87,7 +87,9 @@ unsafe extern "C" fn to_member(slot: u64, round: *mut Round<'_>) -> u64 {
     // SAFETY: `copies` passes a live one and does not touch it meanwhile.
     let round = unsafe { &mut *round };
     let vni = round.vni;
-    let slot = slot as u32;
+    let Ok(slot) = u32::try_from(slot) else {
+        return NEXT;
+    };
     // SAFETY: the daemon replaces entries as a whole, and the memory of an old
     // one outlives this run of the program.
     let Some(target) = (unsafe { FLOOD.get(FloodKey { vni, slot }) }) else {

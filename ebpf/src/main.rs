@@ -47,7 +47,7 @@ use crate::packet::{Frame, Headers as _, Packet};
 /// What a container sends: tc ingress of its host veth.
 #[classifier]
 pub(crate) fn from_container(ctx: TcContext) -> i32 {
-    let mut pkt = Packet::new(&ctx);
+    let mut pkt = Packet::new(ctx);
     let verdict = egress::from_container(&mut pkt);
     metrics::exit(&pkt, Direction::Egress, verdict)
 }
@@ -55,7 +55,7 @@ pub(crate) fn from_container(ctx: TcContext) -> i32 {
 /// What the wire brings: tc ingress of the underlay device.
 #[classifier]
 pub(crate) fn from_underlay(ctx: TcContext) -> i32 {
-    let mut pkt = Packet::new(&ctx);
+    let mut pkt = Packet::new(ctx);
     let verdict = ingress::from_underlay(&mut pkt);
     metrics::exit(&pkt, Direction::Ingress, verdict)
 }
@@ -63,7 +63,7 @@ pub(crate) fn from_underlay(ctx: TcContext) -> i32 {
 /// What the kernel took apart for us: tc ingress of its VXLAN device.
 #[classifier]
 pub(crate) fn from_fallback(ctx: TcContext) -> i32 {
-    let mut pkt = Packet::new(&ctx);
+    let mut pkt = Packet::new(ctx);
     let verdict = ingress::from_fallback(&mut pkt);
     metrics::exit(&pkt, Direction::Ingress, verdict)
 }
@@ -72,11 +72,11 @@ pub(crate) fn from_fallback(ctx: TcContext) -> i32 {
 /// underlay device. It only turns away what [`from_underlay`] would, earlier.
 #[xdp(frags)]
 pub(crate) fn guard_underlay(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
+    let frame = Frame::new(ctx);
     match guard::from_underlay(&frame) {
         Ok(()) => xdp_action::XDP_PASS,
         Err(drop) => {
-            metrics::count_drop(&ctx, drop, Direction::Ingress, frame.len());
+            metrics::count_drop(&frame, drop, Direction::Ingress, frame.len());
             xdp_action::XDP_DROP
         }
     }

@@ -7,16 +7,16 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
         BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
         BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM, BPF_F_ZERO_CSUM_TX,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
-        bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3, xdp_md,
+        bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
     },
     bpf_f_adj_room_encap_l2,
     cty::{c_long, c_void},
     helpers::generated as helper,
-    programs::{TcContext, XdpContext},
+    programs::{TcContext, XdpContext, sk_buff::SkBuff},
 };
 use vxplane_common::{
     abi::OVERHEAD_IPV4,
@@ -30,7 +30,7 @@ use crate::verdict::Action;
 /// `skb->pkt_type` of what is addressed to the device it came in by.
 const PACKET_HOST: u32 = 0;
 
-/// What the kernel must know to cut a super-packet with our headers: FIXED_GSO
+/// What the kernel must know to cut a super-packet with our headers: `FIXED_GSO`
 /// because its segments stay as large as the container made them.
 const PUSH_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO
     | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
@@ -55,6 +55,15 @@ pub(crate) trait Headers {
     fn len(&self) -> u32;
 }
 
+/// Bytes of a `T`.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "headers and keys are of some tens of bytes"
+)]
+pub(crate) const fn size<T>() -> u32 {
+    size_of::<T>() as u32
+}
+
 /// Where `T` is, if all of it lies between `data` and `end`.
 #[inline(always)]
 fn within<T: Wire>(data: usize, end: usize, offset: u32) -> Option<*mut T> {
@@ -64,7 +73,7 @@ fn within<T: Wire>(data: usize, end: usize, offset: u32) -> Option<*mut T> {
 
 /// A packet in TC.
 pub(crate) struct Packet {
-    skb: *mut __sk_buff,
+    ctx: SkBuff,
 }
 
 impl Headers for Packet {
@@ -80,27 +89,27 @@ impl Headers for Packet {
     #[inline(always)]
     fn len(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.skb).len }
+        unsafe { (*self.ctx.skb).len }
     }
 }
 
 impl Packet {
     /// The packet a program was called for.
     #[inline(always)]
-    pub(crate) fn new(ctx: &TcContext) -> Self {
-        Self { skb: ctx.skb.skb }
+    pub(crate) fn new(ctx: TcContext) -> Self {
+        Self { ctx: ctx.skb }
     }
 
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.skb).data as usize }
+        unsafe { (*self.ctx.skb).data as usize }
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
         // SAFETY: as in `data`.
-        unsafe { (*self.skb).data_end as usize }
+        unsafe { (*self.ctx.skb).data_end as usize }
     }
 
     /// As [`Headers::at`], to write.
@@ -126,14 +135,14 @@ impl Packet {
     fn pull(&mut self, len: u32) {
         // What it does not achieve shows at the next borrow.
         // SAFETY: the context is valid while the program runs.
-        unsafe { helper::bpf_skb_pull_data(self.skb, len.min(self.len())) };
+        unsafe { helper::bpf_skb_pull_data(self.ctx.skb, len.min(self.len())) };
     }
 
     /// The device it came in by.
     #[inline(always)]
     pub(crate) fn ifindex(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.skb).ifindex }
+        unsafe { (*self.ctx.skb).ifindex }
     }
 
     /// Payload bytes of each packet this super-packet stands for; 0 for an
@@ -141,21 +150,21 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn gso_size(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.skb).gso_size }
+        unsafe { (*self.ctx.skb).gso_size }
     }
 
     /// Whether it carries a VLAN tag beside its bytes.
     #[inline(always)]
     pub(crate) fn has_vlan_tag(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.skb).vlan_present != 0 }
+        unsafe { (*self.ctx.skb).vlan_present != 0 }
     }
 
     /// Whether its outermost MAC address is that of the device it came in by.
     #[inline(always)]
     pub(crate) fn is_to_host(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.skb).pkt_type == PACKET_HOST }
+        unsafe { (*self.ctx.skb).pkt_type == PACKET_HOST }
     }
 
     /// Tells the kernel that the packet is for the device it will come in by
@@ -164,7 +173,7 @@ impl Packet {
     pub(crate) fn mark_to_host(&mut self) {
         if !self.is_to_host() {
             // SAFETY: the context is valid while the program runs.
-            unsafe { helper::bpf_skb_change_type(self.skb, PACKET_HOST) };
+            unsafe { helper::bpf_skb_change_type(self.ctx.skb, PACKET_HOST) };
         }
     }
 
@@ -172,7 +181,7 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn flow_hash(&mut self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        unsafe { helper::bpf_get_hash_recalc(self.skb) }
+        unsafe { helper::bpf_get_hash_recalc(self.ctx.skb) }
     }
 
     /// Makes room for the outer headers behind the Ethernet header. The packet
@@ -182,7 +191,7 @@ impl Packet {
     pub(crate) fn push_room(&mut self) -> Result<(), Refused> {
         // SAFETY: the context is valid while the program runs.
         refused(unsafe {
-            helper::bpf_skb_adjust_room(self.skb, ROOM, BPF_ADJ_ROOM_MAC, PUSH_FLAGS)
+            helper::bpf_skb_adjust_room(self.ctx.skb, ROOM, BPF_ADJ_ROOM_MAC, PUSH_FLAGS)
         })
     }
 
@@ -192,10 +201,10 @@ impl Packet {
     pub(crate) fn strip_room(&mut self) -> Result<(), Refused> {
         // SAFETY: the context is valid while the program runs.
         refused(unsafe {
-            helper::bpf_skb_adjust_room(self.skb, -ROOM, BPF_ADJ_ROOM_MAC, STRIP_FLAGS)
+            helper::bpf_skb_adjust_room(self.ctx.skb, -ROOM, BPF_ADJ_ROOM_MAC, STRIP_FLAGS)
         })?;
         // SAFETY: as above. It fails only for an unknown operation.
-        unsafe { helper::bpf_csum_level(self.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
+        unsafe { helper::bpf_csum_level(self.ctx.skb, u64::from(BPF_CSUM_LEVEL_DEC)) };
         Ok(())
     }
 
@@ -205,19 +214,19 @@ impl Packet {
         let recompute = checksum.map_or(u64::from(BPF_F_RECOMPUTE_CSUM), |checksum| {
             let from = u64::from(u32::from_ne_bytes(old));
             let to = u64::from(u32::from_ne_bytes(new));
-            let flags = u64::from(BPF_F_MARK_MANGLED_0) | new.len() as u64;
+            let flags = u64::from(BPF_F_MARK_MANGLED_0 | size::<[u8; 4]>());
             // SAFETY: the context is valid while the program runs.
-            unsafe { helper::bpf_l4_csum_replace(self.skb, checksum, from, to, flags) };
+            unsafe { helper::bpf_l4_csum_replace(self.ctx.skb, checksum, from, to, flags) };
             // The two changes cancel out in the sum over the whole packet.
             0
         });
         // SAFETY: as above; `new` lives on the stack and is as long as said.
         unsafe {
             helper::bpf_skb_store_bytes(
-                self.skb,
+                self.ctx.skb,
                 offset,
                 new.as_ptr().cast::<c_void>(),
-                new.len() as u32,
+                size::<[u8; 4]>(),
                 recompute,
             )
         };
@@ -229,7 +238,7 @@ impl Packet {
         // SAFETY: the context is valid while the program runs, `key` is as long
         // as said.
         let result = unsafe {
-            helper::bpf_skb_get_tunnel_key(self.skb, &raw mut key, size_of_val(&key) as u32, 0)
+            helper::bpf_skb_get_tunnel_key(self.ctx.skb, &raw mut key, size::<bpf_tunnel_key>(), 0)
         };
         // SAFETY: the kernel wrote IPv4 addresses, and every bit pattern is one.
         let (remote, local) = unsafe {
@@ -258,9 +267,9 @@ impl Packet {
         // as said.
         refused(unsafe {
             helper::bpf_skb_set_tunnel_key(
-                self.skb,
+                self.ctx.skb,
                 &raw mut key,
-                size_of_val(&key) as u32,
+                size::<bpf_tunnel_key>(),
                 u64::from(BPF_F_ZERO_CSUM_TX),
             )
         })
@@ -270,39 +279,39 @@ impl Packet {
     /// kernel may move its bytes for that.
     pub(crate) fn send_copy(&mut self, ifindex: u32) -> Result<(), Refused> {
         // SAFETY: the context is valid while the program runs.
-        refused(unsafe { helper::bpf_clone_redirect(self.skb, ifindex, 0) })
-    }
-
-    /// Ends the program: out of a device, as it is.
-    #[inline(always)]
-    pub(crate) fn redirect(&mut self, ifindex: u32) -> Action {
-        // SAFETY: takes numbers only.
-        unsafe { helper::bpf_redirect(ifindex, 0) };
-        Action::Redirect
-    }
-
-    /// Ends the program: in at the other end of a veth, in its namespace.
-    #[inline(always)]
-    pub(crate) fn redirect_peer(&mut self, ifindex: u32) -> Action {
-        // SAFETY: takes numbers only.
-        unsafe { helper::bpf_redirect_peer(ifindex, 0) };
-        Action::Redirect
-    }
-
-    /// Ends the program: out of a device, to the next hop of its IP destination;
-    /// the kernel's neighbour table writes the Ethernet header.
-    #[inline(always)]
-    pub(crate) fn redirect_neigh(&mut self, ifindex: u32) -> Action {
-        // SAFETY: no parameters are given, so none are read.
-        unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
-        Action::Redirect
+        refused(unsafe { helper::bpf_clone_redirect(self.ctx.skb, ifindex, 0) })
     }
 }
 
 impl EbpfContext for Packet {
     fn as_ptr(&self) -> *mut c_void {
-        self.skb.cast()
+        self.ctx.skb.cast()
     }
+}
+
+/// Ends the program: out of a device, as it is.
+#[inline(always)]
+pub(crate) fn redirect(ifindex: u32) -> Action {
+    // SAFETY: takes numbers only.
+    unsafe { helper::bpf_redirect(ifindex, 0) };
+    Action::Redirect
+}
+
+/// Ends the program: in at the other end of a veth, in its namespace.
+#[inline(always)]
+pub(crate) fn redirect_peer(ifindex: u32) -> Action {
+    // SAFETY: takes numbers only.
+    unsafe { helper::bpf_redirect_peer(ifindex, 0) };
+    Action::Redirect
+}
+
+/// Ends the program: out of a device, to the next hop of its IP destination; the
+/// kernel's neighbour table writes the Ethernet header.
+#[inline(always)]
+pub(crate) fn redirect_neigh(ifindex: u32) -> Action {
+    // SAFETY: no parameters are given, so none are read.
+    unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+    Action::Redirect
 }
 
 /// A tunnel as the kernel describes it: network and outer addresses.
@@ -347,23 +356,21 @@ fn refused(result: c_long) -> Result<(), Refused> {
 
 /// A packet in XDP.
 pub(crate) struct Frame {
-    xdp: *mut xdp_md,
+    ctx: XdpContext,
 }
 
 impl Frame {
     /// The packet a program was called for.
     #[inline(always)]
-    pub(crate) fn new(ctx: &XdpContext) -> Self {
-        Self { xdp: ctx.ctx }
+    pub(crate) fn new(ctx: XdpContext) -> Self {
+        Self { ctx }
     }
 }
 
 impl Headers for Frame {
     #[inline(always)]
     fn at<T: Wire>(&self, offset: u32) -> Option<&T> {
-        // SAFETY: the context is valid while the program runs.
-        let (data, end) = unsafe { ((*self.xdp).data as usize, (*self.xdp).data_end as usize) };
-        let header = within::<T>(data, end, offset)?;
+        let header = within::<T>(self.ctx.data(), self.ctx.data_end(), offset)?;
         // SAFETY: `within` compared it with the end of the first buffer, and XDP
         // here resizes nothing; `Wire` takes any bytes at any even
         // address, and all offsets are even.
@@ -372,8 +379,14 @@ impl Headers for Frame {
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        // SAFETY: the context is valid while the program runs. A frame is never
-        // longer than 32 bits say.
-        unsafe { helper::bpf_xdp_get_buff_len(self.xdp) as u32 }
+        // SAFETY: the context is valid while the program runs.
+        let len = unsafe { helper::bpf_xdp_get_buff_len(self.ctx.ctx) };
+        u32::try_from(len).unwrap_or(u32::MAX)
+    }
+}
+
+impl EbpfContext for Frame {
+    fn as_ptr(&self) -> *mut c_void {
+        self.ctx.as_ptr()
     }
 }

@@ -9,11 +9,11 @@ use vxplane_common::{
 
 use crate::{
     config,
-    packet::{Headers, Packet},
+    packet::{Headers, Packet, size},
 };
 
 /// Where VXLAN stands in a packet on the underlay.
-pub(crate) const VXLAN_AT: u32 = size_of::<Datagram>() as u32;
+pub(crate) const VXLAN_AT: u32 = size::<Datagram>();
 /// Where the inner frame stands in a packet on the underlay.
 pub(crate) const INNER_AT: u32 = VXLAN_AT + Vxlan::LEN;
 
@@ -100,7 +100,7 @@ fn ipv4(pkt: &Packet, offset: u32) -> Result<Ip, DropReason> {
 /// Reads the ARP packet behind an Ethernet header.
 #[inline(always)]
 pub(crate) fn arp(pkt: &mut Packet, offset: u32) -> Result<Arp, DropReason> {
-    pkt.gather(offset + size_of::<Arp>() as u32);
+    pkt.gather(offset + size::<Arp>());
     pkt.at::<Arp>(offset)
         .copied()
         .ok_or(DropReason::MalformedFrame)
