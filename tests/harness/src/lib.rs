@@ -19,6 +19,7 @@ pub mod frame;
 mod host;
 mod iperf;
 mod lab;
+pub mod leftovers;
 mod names;
 mod netns;
 mod ovs;

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use crate::process::finish_within;
+use crate::{
+    leftovers::{end_processes_below, unmount_below},
+    process::finish_within,
+};
 
 /// What every namespace and directory of ours starts with; our process ID and a
 /// dash follow.
@@ -48,11 +51,13 @@ pub(crate) fn bpffs(unique: &str) -> PathBuf {
 pub(crate) fn sweep_once() {
     static SWEPT: Once = Once::new();
     SWEPT.call_once(|| {
-        for namespace in leftovers(Path::new(NETNS_DIRECTORY)) {
+        for namespace in left_in(Path::new(NETNS_DIRECTORY)) {
             sweep_namespace(&namespace);
         }
         for place in [PathBuf::from(BPFFS), std::env::temp_dir()] {
-            for directory in leftovers(&place) {
+            for directory in left_in(&place) {
+                end_processes_below(&directory);
+                unmount_below(&directory);
                 // Somebody else may sweep at the same time.
                 let _ = fs::remove_dir_all(directory);
             }
@@ -60,7 +65,7 @@ pub(crate) fn sweep_once() {
     });
 }
 
-fn leftovers(place: &Path) -> Vec<PathBuf> {
+fn left_in(place: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(place).into_iter().flatten();
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))

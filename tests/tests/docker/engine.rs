@@ -9,11 +9,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::{
-    mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use vxplane_tests::harness::{Finished, Host, Running, finish_within};
+use vxplane_tests::harness::{
+    Finished, Host, Running, finish_within,
+    leftovers::{end_processes_below, processes, unmount_below},
+};
 
 /// How long the engine may take to answer after its start.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -74,8 +76,9 @@ impl Engine {
 
     /// Makes a container, by its full ID, hang whatever Docker asks of it.
     pub(crate) fn freeze(&self, id: &str) -> Result<Frozen> {
-        let mut processes = containerd_and_shims(&self.directory);
-        let shim = processes.find(|(_, command)| command.contains(id));
+        let directory = self.directory.display().to_string();
+        let is_shim = |command: &str| command.contains(&directory) && command.contains(id);
+        let shim = processes().find(|(_, command)| is_shim(command));
         let (shim, _) = shim.with_context(|| format!("container {id} has no shim"))?;
         let shim = Pid::from_raw(shim);
         kill(shim, Signal::SIGSTOP)?;
@@ -135,7 +138,9 @@ impl Drop for Engine {
         }
         // Shown by the test harness of Rust where a test failed.
         eprintln!("--- the Docker Engine:\n{}", self.process.log());
-        end_processes(&self.directory);
+        // A killed engine leaves containerd, shims and containers behind.
+        end_processes_below(&self.directory.join("exec"));
+        end_processes_below(&self.directory.join("data"));
         unmount_below(&self.directory);
     }
 }
@@ -178,54 +183,4 @@ fn spawn(netns: &Path, directory: &Path) -> Result<Running> {
     command.arg("--pidfile").arg(directory.join("pid"));
     command.arg(format!("--host=unix://{}", socket_in(directory).display()));
     Running::start(&mut command, &directory.join("dockerd.log"))
-}
-
-/// Ends what a killed engine left running. A container's process is a child of
-/// its shim.
-fn end_processes(directory: &Path) {
-    for (id, _) in containerd_and_shims(directory) {
-        for (child, _) in processes().filter(|(other, _)| parent_of(*other) == Some(id)) {
-            end(child);
-        }
-        end(id);
-    }
-}
-
-/// containerd and its shims carry the path of its socket or settings on their
-/// command lines, and nobody else has that path.
-fn containerd_and_shims(directory: &Path) -> impl Iterator<Item = (i32, String)> {
-    let path = directory.join("exec/containerd").display().to_string();
-    processes().filter(move |(_, command)| command.contains(&path))
-}
-
-/// IDs and command lines.
-fn processes() -> impl Iterator<Item = (i32, String)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| {
-        let id = entry.file_name().to_str()?.parse().ok()?;
-        let command = fs::read(entry.path().join("cmdline")).ok()?;
-        Some((id, String::from_utf8_lossy(&command).into_owned()))
-    })
-}
-
-fn parent_of(process: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
-}
-
-fn end(process: i32) {
-    // It may have ended by itself meanwhile.
-    let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
-}
-
-/// Namespaces and layers that a killed engine left mounted.
-fn unmount_below(directory: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    for point in points.filter(|point| Path::new(point).starts_with(directory)) {
-        if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
-            eprintln!("{point} stays mounted: {error}");
-        }
-    }
 }
