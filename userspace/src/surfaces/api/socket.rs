@@ -137,3 +137,60 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     PathBuf::from(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[tokio::test]
+    async fn the_socket_has_its_mode_and_goes_with_the_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run/vxplane.sock");
+        let socket = Socket::bind(&path).unwrap();
+        assert_eq!(mode(&path), MODE);
+        let (listener, bound) = socket.into_listener().unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop((listener, bound));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_a_dead_daemon_left_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vxplane.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let _socket = Socket::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn what_somebody_else_uses_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vxplane.sock");
+        let other = UnixListener::bind(&path).unwrap();
+        let error = Socket::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse(_)), "{error}");
+        drop(other);
+        let _ours = Socket::bind(&path).unwrap();
+        let error = Socket::bind(&path).unwrap_err();
+        assert!(matches!(error, SocketError::InUse(_)), "{error}");
+
+        let file = directory.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        let error = Socket::bind(&file).unwrap_err();
+        assert!(matches!(error, SocketError::NotASocket(_)), "{error}");
+        assert_eq!(fs::read(&file).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn paths_that_are_too_long_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x".repeat(120));
+        let error = Socket::bind(&path).unwrap_err();
+        assert!(error.to_string().contains("xxx"), "{error}");
+    }
+}

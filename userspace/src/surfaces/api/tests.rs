@@ -359,4 +359,33 @@ proptest! {
             let _ = AttachSpec::try_from(request);
         }
     }
+
+    /// No request, however odd, is the daemon's fault.
+    #[test]
+    fn any_request_is_answered_and_none_breaks_the_daemon(
+        requests in prop::collection::vec(
+            (
+                prop::sample::select(vec![Method::GET, Method::POST, Method::DELETE, Method::PUT]),
+                "/v1/(networks|endpoints|peers|status|x)?(/[ -~&&[^?#]]{0,8})?",
+                near_requests(),
+            ),
+            1..8,
+        ),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let api = api().await;
+            for (method, path, body) in requests {
+                let request = Request::builder().method(&method).uri(&path);
+                let Ok(request) = request.body(Body::from(body.clone())) else {
+                    continue;
+                };
+                let response = api.clone().oneshot(request).await.unwrap();
+                let status = response.status();
+                assert!(!status.is_server_error(), "{method} {path} {body}: {status}");
+            }
+            let response = send(&api, Method::GET, "/v1/status", Body::empty()).await;
+            assert_eq!(response.status(), StatusCode::OK);
+        });
+    }
 }
