@@ -1,6 +1,11 @@
 //! The binary as a shell sees it: exit status, messages, precedence. Needs no
 //! privilege and no daemon.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "outside of test functions clippy does not see that these are tests"
+)]
+
 use std::{
     fs,
     io::Read,
