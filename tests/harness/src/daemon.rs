@@ -16,6 +16,7 @@ use crate::{
     api::{self, Response},
     container::Container,
     host::Host,
+    names,
     process::{Finished, Running, finish_within},
 };
 
@@ -57,6 +58,9 @@ pub struct DaemonOptions {
     pub docker: Option<String>,
     /// Further flags.
     pub flags: Vec<String>,
+    /// Started as by `ip netns exec`, which mounts a `/sys` of its own and ends
+    /// with it.
+    pub private_mounts: bool,
 }
 
 impl Default for DaemonOptions {
@@ -65,6 +69,7 @@ impl Default for DaemonOptions {
             hook: "off".to_owned(),
             docker: None,
             flags: Vec::new(),
+            private_mounts: false,
         }
     }
 }
@@ -110,34 +115,84 @@ impl Endpoint {
 /// A running daemon, or one that was killed and can be started again.
 #[derive(Debug)]
 pub struct Daemon {
-    binary: PathBuf,
-    netns: PathBuf,
-    directory: PathBuf,
-    arguments: Vec<String>,
+    launch: Launch,
     process: Running,
+}
+
+/// How it is started, each time.
+#[derive(Debug)]
+struct Launch {
+    binary: PathBuf,
+    netns: String,
+    directory: PathBuf,
+    private_mounts: bool,
+    arguments: Vec<String>,
+}
+
+impl Launch {
+    fn new(host: &Host, options: &DaemonOptions) -> Result<Self> {
+        Ok(Self {
+            binary: vxplane_binary()?,
+            netns: host.netns().name().to_owned(),
+            directory: host.directory().to_owned(),
+            private_mounts: options.private_mounts,
+            arguments: arguments(host, options),
+        })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = if self.private_mounts {
+            let mut command = Command::new("ip");
+            command
+                .args(["netns", "exec", &self.netns])
+                .arg(&self.binary);
+            command
+        } else {
+            self.in_netns()
+        };
+        command.args(&self.arguments);
+        command
+    }
+
+    fn in_netns(&self) -> Command {
+        let path = Path::new(names::NETNS_DIRECTORY).join(&self.netns);
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", path.display()))
+            .arg("--")
+            .arg(&self.binary);
+        command
+    }
+
+    fn start(&self) -> Result<Running> {
+        Running::start(&mut self.command(), &self.directory.join(LOG))
+    }
 }
 
 impl Daemon {
     pub(crate) fn start(host: &Host, options: &DaemonOptions) -> Result<Self> {
-        let binary = vxplane_binary()?;
-        let directory = host.directory().to_owned();
-        let netns = host.netns().path();
-        let arguments = arguments(host, options);
-        let process = spawn(&binary, &netns, &directory, &arguments)?;
-        let mut daemon = Self {
-            binary,
-            netns,
-            directory,
-            arguments,
-            process,
-        };
+        let launch = Launch::new(host, options)?;
+        let process = launch.start()?;
+        let mut daemon = Self { launch, process };
         daemon.wait_until_ready()?;
         Ok(daemon)
     }
 
+    pub(crate) fn refused(host: &Host, options: &DaemonOptions) -> Result<String> {
+        let launch = Launch::new(host, options)?;
+        let done = finish_within(&mut launch.command(), START_LIMIT)?;
+        ensure!(
+            done.status.code() == Some(1),
+            "the daemon ended by {}: {}",
+            done.status,
+            done.stderr
+        );
+        Ok(done.stderr)
+    }
+
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
-        self.directory.join("run/vxplane.sock")
+        self.launch.directory.join("run/vxplane.sock")
     }
 
     /// Everything it has logged, in all its lives.
@@ -164,7 +219,7 @@ impl Daemon {
     /// answers.
     pub fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.ended()?.is_some(), "the daemon still runs");
-        self.process = spawn(&self.binary, &self.netns, &self.directory, &self.arguments)?;
+        self.process = self.launch.start()?;
         self.wait_until_ready()
     }
 
@@ -178,7 +233,7 @@ impl Daemon {
 
     /// Runs `vxplane` with these arguments, split at spaces, whatever comes of it.
     pub fn try_cli(&self, arguments: &str) -> Result<Finished> {
-        let mut command = in_netns(&self.netns, &self.binary);
+        let mut command = self.launch.in_netns();
         command
             .args(arguments.split_whitespace())
             .env("VXPLANE_SOCKET", self.socket());
@@ -310,18 +365,4 @@ fn arguments(host: &Host, options: &DaemonOptions) -> Vec<String> {
     ];
     arguments.extend(options.flags.iter().cloned());
     arguments
-}
-
-fn in_netns(netns: &Path, binary: &Path) -> Command {
-    let mut command = Command::new("nsenter");
-    command
-        .arg(format!("--net={}", netns.display()))
-        .arg("--")
-        .arg(binary);
-    command
-}
-
-fn spawn(binary: &Path, netns: &Path, directory: &Path, arguments: &[String]) -> Result<Running> {
-    let mut command = in_netns(netns, binary);
-    Running::start(command.args(arguments), &directory.join(LOG))
 }

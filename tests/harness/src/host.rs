@@ -78,6 +78,12 @@ impl Host {
         Daemon::start(self, options)
     }
 
+    /// Starts a daemon that is to end by itself with status 1, and returns what
+    /// it said.
+    pub fn daemon_refused(&self, options: &DaemonOptions) -> Result<String> {
+        Daemon::refused(self, options)
+    }
+
     /// Records what passes a device from now on; `filter` as tcpdump takes it.
     pub fn capture(&self, device: &str, filter: &str) -> Result<Capture> {
         Capture::start(&self.netns, device, filter, &self.directory)

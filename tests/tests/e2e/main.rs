@@ -10,5 +10,6 @@ mod reach;
 mod site;
 mod surface;
 mod survival;
+mod underlay;
 mod unusual;
 mod wire;

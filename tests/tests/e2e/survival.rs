@@ -1,8 +1,13 @@
 //! The daemon comes and goes; traffic does not notice.
 
-use std::{thread, time::Duration};
+use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::{Result, ensure};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use serde_json::json;
 use vxplane_tests::harness::{Lab, Pinger, transfer};
 
 use crate::site::{Member, Site, eventually, lab, sites};
@@ -146,5 +151,68 @@ fn what_happened_while_the_daemon_was_dead_is_caught_up_with() -> Result<()> {
         .daemon
         .api("GET", &format!("/v1/endpoints/{gone}"), None)?;
     ensure!(endpoint["state"] == "namespace-gone", "{endpoint}");
+    Ok(())
+}
+
+/// Others come, go and fail; two containers that were there before notice nothing.
+#[test]
+fn churn_harms_nobody() -> Result<()> {
+    let lab = lab()?;
+    let [mut a, b] = sites(&lab, "")?;
+    let [a1, a2, b1] = three(&lab, [&a, &b])?;
+    let traffic = Traffic::start(&[&a1, &a2, &b1])?;
+    for round in 0..10 {
+        for site in [&a, &b] {
+            let name = format!("n{round}");
+            site.daemon.network(&name, "10.70.0.0/24", 700 + round)?;
+            let container = lab.container("passing")?;
+            let in_blue = site.daemon.attach(&container, "blue")?;
+            let second = json!({ "ifname": "eth1" });
+            let in_other = site.daemon.attach_with(&container, &name, second)?;
+            site.daemon.peer(Ipv4Addr::new(192, 0, 2, 1))?;
+            site.daemon.detach(&in_blue.id)?;
+            // The other one's container goes without a word.
+            drop(container);
+            site.daemon.api("DELETE", "/v1/peers/192.0.2.1", None)?;
+            site.daemon.detach(&in_other.id)?;
+            let network = format!("/v1/networks/{name}");
+            site.daemon.api("DELETE", &network, None)?;
+        }
+        if round % 4 == 3 {
+            a.daemon.kill()?;
+            a.daemon.start_again()?;
+        }
+    }
+    traffic.stop()
+}
+
+/// Killed at any moment of an attachment, the daemon completes or forgets it.
+#[test]
+fn nothing_stays_half_made_when_the_daemon_is_killed() -> Result<()> {
+    let lab = lab()?;
+    let [mut a] = sites(&lab, "")?;
+    let other = a.member(&lab, "other", 50)?;
+    for delay in (0..30).step_by(3) {
+        let container = lab.container("c")?;
+        thread::scope(|scope| -> Result<()> {
+            let daemon = &a.daemon;
+            let attaching = scope.spawn(|| daemon.attach(&container, "blue"));
+            thread::sleep(Duration::from_millis(delay));
+            signal::kill(Pid::from_raw(i32::try_from(daemon.id())?), Signal::SIGKILL)?;
+            // Whether it was told of success is another matter.
+            let _ = attaching.join();
+            Ok(())
+        })?;
+        a.daemon.kill()?;
+        a.daemon.start_again()?;
+        let endpoint = a.daemon.attach(&container, "blue")?;
+        container.must_reach(other.ip(), 3)?;
+        a.daemon.detach(&endpoint.id)?;
+        ensure!(
+            a.host_veths()?.len() == 1,
+            "{delay} ms: {:?}",
+            a.host_veths()?
+        );
+    }
     Ok(())
 }
