@@ -217,7 +217,7 @@ fn standing(state: Standing) -> (EndpointState, Option<String>, Option<String>) 
 /// All endpoints, by ID.
 #[utoipa::path(
     get, path = "/v1/endpoints", tag = "endpoints", operation_id = "list_endpoints",
-    responses((status = 200, body = [EndpointDto])),
+    responses((status = 200, description = "all of them", body = [EndpointDto])),
 )]
 pub(super) async fn list(State(control): State<Control>) -> Json<Vec<EndpointDto>> {
     let mut views = control.endpoints();
@@ -256,7 +256,7 @@ pub(super) async fn attach(
     get, path = "/v1/endpoints/{id}", tag = "endpoints", operation_id = "show_endpoint",
     params(("id" = String, Path, description = "its ID, an unambiguous beginning of it, or its container's name or ID")),
     responses(
-        (status = 200, body = EndpointDto),
+        (status = 200, description = "the endpoint", body = EndpointDto),
         (status = 404, description = "there is none", body = ProblemDto,
             content_type = "application/problem+json"),
         (status = 409, description = "there are several", body = ProblemDto,

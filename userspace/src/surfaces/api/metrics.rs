@@ -54,7 +54,7 @@ struct EndpointLabels {
 /// Counters and gauges of the daemon and the datapath.
 #[utoipa::path(
     get, path = "/metrics", tag = "daemon", operation_id = "metrics",
-    responses((status = 200, body = String,
+    responses((status = 200, description = "the OpenMetrics text format", body = String,
         content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")),
 )]
 pub(super) async fn scrape(State(control): State<Control>) -> impl IntoResponse {

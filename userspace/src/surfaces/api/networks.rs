@@ -100,7 +100,7 @@ pub(super) fn status_of(created: Created) -> StatusCode {
 /// All networks, by name.
 #[utoipa::path(
     get, path = "/v1/networks", tag = "networks", operation_id = "list_networks",
-    responses((status = 200, body = [NetworkDto])),
+    responses((status = 200, description = "all of them", body = [NetworkDto])),
 )]
 pub(super) async fn list(State(control): State<Control>) -> Json<Vec<NetworkDto>> {
     Json(
@@ -139,7 +139,7 @@ pub(super) async fn create(
     get, path = "/v1/networks/{name}", tag = "networks", operation_id = "show_network",
     params(("name" = String, Path, description = "the network's name")),
     responses(
-        (status = 200, body = NetworkDto),
+        (status = 200, description = "the network", body = NetworkDto),
         (status = 404, description = "there is none", body = ProblemDto,
             content_type = "application/problem+json"),
     ),

@@ -65,7 +65,7 @@ impl PeerDto {
 /// All peers, by address.
 #[utoipa::path(
     get, path = "/v1/peers", tag = "peers", operation_id = "list_peers",
-    responses((status = 200, body = [PeerDto])),
+    responses((status = 200, description = "all of them", body = [PeerDto])),
 )]
 pub(super) async fn list(State(control): State<Control>) -> Json<Vec<PeerDto>> {
     let peers = control.peers();

@@ -149,7 +149,7 @@ pub(super) fn names_by_vni(control: &Control) -> BTreeMap<u32, String> {
 /// Answers `pong` as soon as the daemon serves requests.
 #[utoipa::path(
     get, path = "/v1/ping", tag = "daemon", operation_id = "ping",
-    responses((status = 200, body = String, content_type = "text/plain", example = "pong")),
+    responses((status = 200, description = "it serves requests", body = String, content_type = "text/plain", example = "pong")),
 )]
 pub(super) async fn ping() -> &'static str {
     "pong"
@@ -158,7 +158,7 @@ pub(super) async fn ping() -> &'static str {
 /// How the daemon stands, and what it dropped.
 #[utoipa::path(
     get, path = "/v1/status", tag = "daemon", operation_id = "status",
-    responses((status = 200, body = StatusDto)),
+    responses((status = 200, description = "how it stands", body = StatusDto)),
 )]
 pub(super) async fn show(State(control): State<Control>) -> Json<StatusDto> {
     let status = control.status().await;

@@ -296,6 +296,12 @@ async fn the_description_lists_exactly_the_routes() {
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
     }
     assert_eq!(paths.len(), 10, "{paths:?}");
+    let operations = document["paths"].as_object().unwrap().values();
+    for operation in operations.flat_map(|path| path.as_object().unwrap().values()) {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(response["description"].is_string(), "{operation} {status}");
+        }
+    }
 }
 
 #[tokio::test]
