@@ -150,6 +150,33 @@ fn the_underlay_is_followed() -> Result<()> {
 }
 
 #[test]
+fn programs_are_swapped_without_a_lost_packet() -> Result<()> {
+    let lab = Lab::new()?;
+    let pair = Pair::new(&lab)?;
+    within(&pair.here, async || {
+        let mut reconciler = Reconciler::start(options(&pair.here)).await?;
+        all_well(&reconciler.reconcile(&pair.mine.0).await)?;
+        let pinger = pair.a.pinger(B)?;
+        for first in 20_000..20_008 {
+            // A constant of the programs: the entropy ports.
+            let range = format!("{first} 60000");
+            pair.here
+                .netns()
+                .sysctl("net/ipv4/ip_local_port_range", &range)?;
+            let report = reconciler.reconcile(&pair.mine.0).await;
+            all_well(&report)?;
+        }
+        let pings = pinger.stop()?;
+        ensure!(pings.is_lossless(), "{pings}");
+        let capture = pair.here.capture("eth0", "udp dst port 4789")?;
+        pair.a.must_reach(B, 5)?;
+        let sent = capture.wait_for(1)?;
+        ensure!(!sent.is_empty(), "the programs loaded last send nothing");
+        Ok(())
+    })
+}
+
+#[test]
 fn namespaces_come_and_go() -> Result<()> {
     let lab = Lab::new()?;
     let pair = Pair::new(&lab)?;
