@@ -35,7 +35,7 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
     {
         return Ok(action);
     }
-    match fdb::lookup(source.vni, frame.eth.dst) {
+    match fdb::lookup(source.vni, frame.dst) {
         Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
         Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, &frame),

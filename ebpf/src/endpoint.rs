@@ -25,7 +25,7 @@ pub(crate) fn by_ifindex(ifindex: u32) -> Result<&'static Endpoint, DropReason> 
 /// ARP says of its sender is checked with the rest of it.
 #[inline(always)]
 pub(crate) fn check_source(source: &Endpoint, frame: &Frame) -> Result<(), DropReason> {
-    if frame.eth.src != source.mac {
+    if frame.src != source.mac.to_words() {
         return Err(DropReason::SourceMac);
     }
     match &frame.payload {

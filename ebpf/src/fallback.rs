@@ -11,24 +11,24 @@ use crate::{
 
 /// Sends the frame to a VTEP by the kernel's device.
 #[inline(never)]
-pub(crate) fn send(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<Action, DropReason> {
+pub(crate) fn send(pkt: &mut Packet, vni: u32, vtep: u32) -> Result<Action, DropReason> {
     address(pkt, vni, vtep)?;
     Ok(packet::redirect(config::get().fallback_ifindex))
 }
 
 /// Sends a copy of the frame to a VTEP by the kernel's device.
 #[inline(always)]
-pub(crate) fn send_copy(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<(), Refused> {
+pub(crate) fn send_copy(pkt: &mut Packet, vni: u32, vtep: u32) -> Result<(), Refused> {
     address(pkt, vni, vtep)?;
     pkt.send_copy(config::get().fallback_ifindex)
 }
 
 #[inline(always)]
-fn address(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<(), Refused> {
+fn address(pkt: &mut Packet, vni: u32, vtep: u32) -> Result<(), Refused> {
     pkt.set_tunnel_key(TunnelKey {
         vni,
         remote: vtep,
-        local: config::get().vtep,
+        local: u32::from_ne_bytes(config::get().vtep),
     })
 }
 
@@ -37,7 +37,7 @@ fn address(pkt: &mut Packet, vni: u32, vtep: [u8; 4]) -> Result<(), Refused> {
 pub(crate) fn received_by(pkt: &Packet) -> Result<TunnelKey, DropReason> {
     let key = pkt.tunnel_key().ok_or(DropReason::NoTunnelKey)?;
     // The kernel's socket listens on every local address.
-    if key.local == config::get().vtep {
+    if key.local == u32::from_ne_bytes(config::get().vtep) {
         Ok(key)
     } else {
         Err(DropReason::WrongDestination)

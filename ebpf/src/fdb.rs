@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
 use vxplane_common::{
     abi::{FDB_LOCAL, FdbEntry, FdbKey, MAX_FDB, Outer},
-    types::MacAddr,
+    types::MacWords,
 };
 
 use crate::learn;
@@ -27,8 +27,8 @@ pub(crate) enum Target {
 pub(crate) struct Vtep {
     /// The device towards it.
     pub(crate) ifindex: u32,
-    /// Its address.
-    pub(crate) address: [u8; 4],
+    /// Its address, in network order.
+    pub(crate) address: u32,
     /// The outer headers towards it.
     pub(crate) outer: &'static Outer,
 }
@@ -43,32 +43,32 @@ pub(crate) fn known(key: &FdbKey) -> Option<&'static FdbEntry> {
 
 /// The endpoint of this host with a MAC address.
 #[inline(always)]
-pub(crate) fn local(vni: u32, mac: MacAddr) -> Option<&'static FdbEntry> {
-    known(&FdbKey::new(vni, mac)).filter(|entry| entry.kind == FDB_LOCAL)
+pub(crate) fn local(vni: u32, mac: MacWords) -> Option<&'static FdbEntry> {
+    known(&FdbKey::from_words(vni, mac)).filter(|entry| entry.kind == FDB_LOCAL)
 }
 
 /// Where a frame to `mac` is to go. What was learned never overrides what the
 /// control plane says.
 #[inline(always)]
-pub(crate) fn lookup(vni: u32, mac: MacAddr) -> Target {
+pub(crate) fn lookup(vni: u32, mac: MacWords) -> Target {
     if mac.is_group() {
         return Target::Everyone;
     }
-    let key = FdbKey::new(vni, mac);
+    let key = FdbKey::from_words(vni, mac);
     if let Some(entry) = known(&key) {
         if entry.kind == FDB_LOCAL {
             return Target::Local(entry);
         }
         return Target::Remote(Vtep {
             ifindex: entry.ifindex,
-            address: entry.ipv4,
+            address: u32::from_ne_bytes(entry.ipv4),
             outer: &entry.outer,
         });
     }
     learn::known(&key).map_or(Target::Everyone, |entry| {
         Target::Remote(Vtep {
             ifindex: entry.ifindex,
-            address: entry.vtep,
+            address: u32::from_ne_bytes(entry.vtep),
             outer: &entry.outer,
         })
     })

@@ -118,7 +118,7 @@ unsafe extern "C" fn to_member(slot: u64, round: *mut Round<'_>) -> u64 {
 #[inline(always)]
 fn copy(pkt: &mut Packet, vni: u32, target: &FloodTarget) -> Result<(), Refused> {
     if target.ifindex == 0 {
-        return fallback::send_copy(pkt, vni, target.vtep);
+        return fallback::send_copy(pkt, vni, u32::from_ne_bytes(target.vtep));
     }
     pkt.send_copy(target.ifindex)?;
     metrics::received(target.slot, pkt.len());

@@ -33,14 +33,14 @@ pub(crate) fn from_underlay(pkt: &mut Packet) -> Verdict {
 fn ingress(pkt: &mut Packet, tunnel: &Tunnel, peer: &Peer) -> Result<Action, DropReason> {
     let frame = parse::frame(pkt, INNER_AT)?;
     let tos = decap::inner_tos(tunnel, &frame)?;
-    if frame.eth.dst.is_group() {
+    if frame.dst.is_group() {
         return decap::leave_to_kernel(pkt);
     }
-    let target = fdb::local(tunnel.vni, frame.eth.dst).ok_or(DropReason::UnknownMac)?;
+    let target = fdb::local(tunnel.vni, frame.dst).ok_or(DropReason::UnknownMac)?;
     if !decap::is_native(pkt, tunnel, &frame, target) {
         return decap::leave_to_kernel(pkt);
     }
-    learn::source(tunnel.vni, frame.eth.src, tunnel.vtep, peer)?;
+    learn::source(tunnel.vni, frame.src, tunnel.vtep, peer)?;
     decap::strip(pkt, tos)?;
     Ok(deliver::to_endpoint(pkt, target))
 }
@@ -61,10 +61,10 @@ fn ingress_plain(pkt: &mut Packet, tunnel: &TunnelKey, peer: &Peer) -> Result<Ac
         return Err(DropReason::VlanTag);
     }
     let frame = parse::frame(pkt, 0)?;
-    learn::source(tunnel.vni, frame.eth.src, tunnel.remote, peer)?;
-    if frame.eth.dst.is_group() {
+    learn::source(tunnel.vni, frame.src, tunnel.remote, peer)?;
+    if frame.dst.is_group() {
         return flood::from_wire(pkt, tunnel.vni);
     }
-    let target = fdb::local(tunnel.vni, frame.eth.dst).ok_or(DropReason::UnknownMac)?;
+    let target = fdb::local(tunnel.vni, frame.dst).ok_or(DropReason::UnknownMac)?;
     Ok(deliver::to_endpoint(pkt, target))
 }

@@ -15,7 +15,7 @@ use vxplane_common::{
     },
     drop::DropReason,
     learning::{Sighting, sighting},
-    types::MacAddr,
+    types::{MacAddr, MacWords},
 };
 
 use crate::fdb;
@@ -40,12 +40,13 @@ pub(crate) fn known(key: &FdbKey) -> Option<&'static Learned> {
     unsafe { LEARNED.get(key) }
 }
 
-/// Takes note that a frame from `mac` came from the VTEP `peer` at `vtep`.
+/// Takes note that a frame from `mac` came from the VTEP `peer` at `vtep` (its
+/// address in network order).
 /// Refuses the frame if the address is an endpoint's of this host, or none that
 /// anything can send from.
 #[inline(always)]
-pub(crate) fn source(vni: u32, mac: MacAddr, vtep: [u8; 4], peer: &Peer) -> Result<(), DropReason> {
-    let key = FdbKey::new(vni, mac);
+pub(crate) fn source(vni: u32, mac: MacWords, vtep: u32, peer: &Peer) -> Result<(), DropReason> {
+    let key = FdbKey::from_words(vni, mac);
     let Some(entry) = known(&key) else {
         return first_seen(&key, vtep, peer);
     };
@@ -60,7 +61,7 @@ pub(crate) fn source(vni: u32, mac: MacAddr, vtep: [u8; 4], peer: &Peer) -> Resu
 
 /// A MAC address that nothing was learned of.
 #[inline(never)]
-fn first_seen(key: &FdbKey, vtep: [u8; 4], peer: &Peer) -> Result<(), DropReason> {
+fn first_seen(key: &FdbKey, vtep: u32, peer: &Peer) -> Result<(), DropReason> {
     if key.mac.is_group() || key.mac == MacAddr::default() {
         return Err(DropReason::MalformedFrame);
     }
@@ -151,7 +152,7 @@ fn refresh(key: &FdbKey, now: u64) -> Result<(), DropReason> {
 
 /// A MAC address that is behind another VTEP than before.
 #[inline(never)]
-fn moved(key: &FdbKey, vtep: [u8; 4], peer: &Peer, tell: bool) -> Result<(), DropReason> {
+fn moved(key: &FdbKey, vtep: u32, peer: &Peer, tell: bool) -> Result<(), DropReason> {
     deny_local(key)?;
     if peer.flags & PEER_LEARN != 0 {
         // SAFETY: takes nothing.
@@ -169,7 +170,7 @@ fn moved(key: &FdbKey, vtep: [u8; 4], peer: &Peer, tell: bool) -> Result<(), Dro
 /// Forgets what was learned of a MAC address that is an endpoint's now.
 #[inline(always)]
 fn deny_local(key: &FdbKey) -> Result<(), DropReason> {
-    if fdb::local(key.vni, key.mac).is_none() {
+    if fdb::local(key.vni, key.mac.to_words()).is_none() {
         return Ok(());
     }
     // It fails if another CPU did it.
@@ -178,12 +179,12 @@ fn deny_local(key: &FdbKey) -> Result<(), DropReason> {
 }
 
 #[inline(always)]
-fn new_entry(vtep: [u8; 4], peer: &Peer, moved: u64) -> Learned {
+fn new_entry(vtep: u32, peer: &Peer, moved: u64) -> Learned {
     Learned {
         // SAFETY: takes nothing.
         seen: unsafe { bpf_ktime_get_coarse_ns() },
         moved,
-        vtep,
+        vtep: vtep.to_ne_bytes(),
         ifindex: peer.ifindex,
         outer: peer.outer,
     }
@@ -191,11 +192,11 @@ fn new_entry(vtep: [u8; 4], peer: &Peer, moved: u64) -> Learned {
 
 /// Tells the daemon, unless it is far behind.
 #[inline(always)]
-fn announce(kind: u32, key: &FdbKey, vtep: [u8; 4]) {
+fn announce(kind: u32, key: &FdbKey, vtep: u32) {
     let event = Event {
         kind,
         vni: key.vni,
-        vtep,
+        vtep: vtep.to_ne_bytes(),
         mac: key.mac,
         pad: [0; 2],
     };

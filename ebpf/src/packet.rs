@@ -249,8 +249,8 @@ impl Packet {
         };
         (result == 0).then(|| TunnelKey {
             vni: key.tunnel_id,
-            remote: remote.to_be_bytes(),
-            local: local.to_be_bytes(),
+            remote: remote.to_be(),
+            local: local.to_be(),
         })
     }
 
@@ -261,8 +261,8 @@ impl Packet {
             tunnel_ttl: outer::TTL,
             ..EMPTY_KEY
         };
-        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes(to.remote);
-        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(to.local);
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be(to.remote);
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be(to.local);
         // SAFETY: the context is valid while the program runs, `key` is as long
         // as said.
         refused(unsafe {
@@ -319,10 +319,10 @@ pub(crate) fn redirect_neigh(ifindex: u32) -> Action {
 pub(crate) struct TunnelKey {
     /// The network.
     pub(crate) vni: u32,
-    /// The other VTEP.
-    pub(crate) remote: [u8; 4],
-    /// This VTEP.
-    pub(crate) local: [u8; 4],
+    /// The other VTEP: its address in network order.
+    pub(crate) remote: u32,
+    /// This VTEP, likewise.
+    pub(crate) local: u32,
 }
 
 const EMPTY_KEY: bpf_tunnel_key = bpf_tunnel_key {

@@ -4,6 +4,7 @@ use vxplane_common::{
     drop::DropReason,
     frame, tunnel,
     tunnel::Tunnel,
+    types::MacWords,
     wire::{Arp, Datagram, Eth, Ipv4, Vxlan, ethertype},
 };
 
@@ -20,8 +21,10 @@ pub(crate) const INNER_AT: u32 = VXLAN_AT + Vxlan::LEN;
 /// An inner frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Frame {
-    /// Its Ethernet header.
-    pub(crate) eth: Eth,
+    /// Its destination.
+    pub(crate) dst: MacWords,
+    /// Its source.
+    pub(crate) src: MacWords,
     /// What it carries.
     pub(crate) payload: Payload,
 }
@@ -63,12 +66,13 @@ pub(crate) struct Ip {
 #[inline(always)]
 pub(crate) fn frame(pkt: &mut Packet, offset: u32) -> Result<Frame, DropReason> {
     pkt.gather(offset + Eth::LEN + Ipv4::LEN);
-    let eth = *pkt.at::<Eth>(offset).ok_or(DropReason::MalformedFrame)?;
+    let eth = pkt.at::<Eth>(offset).ok_or(DropReason::MalformedFrame)?;
     if eth.is_vlan() {
         return Err(DropReason::VlanTag);
     }
+    let (dst, src, ethertype) = (eth.dst.to_words(), eth.src.to_words(), eth.ethertype());
     let payload_at = offset + Eth::LEN;
-    let payload = match eth.ethertype() {
+    let payload = match ethertype {
         ethertype::IPV4 => Payload::Ipv4(ipv4(pkt, payload_at)?),
         ethertype::ARP => {
             arp(pkt, payload_at)?;
@@ -79,7 +83,7 @@ pub(crate) fn frame(pkt: &mut Packet, offset: u32) -> Result<Frame, DropReason> 
         },
         _ => Payload::Other,
     };
-    Ok(Frame { eth, payload })
+    Ok(Frame { dst, src, payload })
 }
 
 #[inline(always)]

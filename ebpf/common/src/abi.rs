@@ -7,7 +7,7 @@
 
 use crate::{
     drop::{Direction, DropReason},
-    types::MacAddr,
+    types::{MacAddr, MacWords},
 };
 
 /// Map names, as the programs declare them and as files under `<bpffs>/maps`.
@@ -131,6 +131,12 @@ impl FdbKey {
             mac,
             pad: [0; 2],
         }
+    }
+
+    /// The same for an address held as numbers.
+    #[inline(always)]
+    pub const fn from_words(vni: u32, mac: MacWords) -> Self {
+        Self::new(vni, mac.to_addr())
     }
 }
 

@@ -21,10 +21,11 @@ pub enum Sighting {
     },
 }
 
-/// What a packet from behind `vtep` at the time `now` means for `entry`.
+/// What a packet from behind `vtep` (its address in network order) at the time
+/// `now` means for `entry`.
 #[inline(always)]
-pub fn sighting(entry: &Learned, vtep: [u8; 4], now: u64) -> Sighting {
-    if entry.vtep != vtep {
+pub fn sighting(entry: &Learned, vtep: u32, now: u64) -> Sighting {
+    if u32::from_ne_bytes(entry.vtep) != vtep {
         let announce = entry.moved == 0 || now.wrapping_sub(entry.moved) >= INTERVAL;
         Sighting::Moved { announce }
     } else if now.wrapping_sub(entry.seen) >= INTERVAL {
@@ -52,7 +53,7 @@ mod tests {
 
     #[test]
     fn refreshed_once_a_second() {
-        let at = |now| sighting(&ENTRY, ENTRY.vtep, now);
+        let at = |now| sighting(&ENTRY, u32::from_ne_bytes(ENTRY.vtep), now);
         assert_eq!(at(ENTRY.seen), Sighting::Known);
         assert_eq!(at(ENTRY.seen + INTERVAL - 1), Sighting::Known);
         assert_eq!(at(ENTRY.seen + INTERVAL), Sighting::Refresh);
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn moves_at_once_but_tells_once_a_second() {
-        let other = [192, 0, 2, 9];
+        let other = u32::from_ne_bytes([192, 0, 2, 9]);
         assert_eq!(
             sighting(&ENTRY, other, 1),
             Sighting::Moved { announce: true }

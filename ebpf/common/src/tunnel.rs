@@ -11,18 +11,24 @@ use crate::{
 const MIN_UDP_LEN: u32 = Udp::LEN + Vxlan::LEN + Eth::LEN;
 
 /// A well-formed VXLAN packet for us, and who says to have sent it.
+///
+/// The bytes stand first: in a `Result` the error takes the place of the first
+/// field, and a number that shares its place with a byte is taken apart and put
+/// together again for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Tunnel {
-    /// The network it claims to be of.
-    pub vni: u32,
-    /// The VTEP it claims to be from.
-    pub vtep: [u8; 4],
     /// The outer TOS byte.
     pub tos: u8,
     /// Whether the outer headers can be cut off as they are. Otherwise only the
     /// kernel can take it apart: it verifies the UDP checksum, and trims what
     /// stands behind the datagram.
     pub plain: bool,
+    /// The network it claims to be of.
+    pub vni: u32,
+    /// The VTEP it claims to be from: its address as it stands on the wire, but
+    /// as one number (see [`crate::types::MacWords`]).
+    pub vtep: u32,
 }
 
 /// Whether it is an unfragmented UDP datagram without IP options to our VTEP
@@ -30,13 +36,15 @@ pub struct Tunnel {
 /// which gives what it makes of them to the VXLAN device and so back to us.
 #[inline(always)]
 pub fn is_ours(packet: &Datagram, config: &Config) -> bool {
-    packet.udp.dst == config.port && is_udp_to_vtep(&packet.eth, &packet.ip, config)
+    // Numbers are compared, not arrays, which the compiler would do by bytes.
+    u16::from_ne_bytes(packet.udp.dst) == u16::from_ne_bytes(config.port)
+        && is_udp_to_vtep(&packet.eth, &packet.ip, config)
 }
 
 /// The part of [`is_ours`] that stands before the UDP header.
 #[inline(always)]
 fn is_udp_to_vtep(eth: &Eth, ip: &Ipv4, config: &Config) -> bool {
-    ip.dst == config.vtep
+    u32::from_ne_bytes(ip.dst) == u32::from_ne_bytes(config.vtep)
         && ip.protocol == protocol::UDP
         && eth.ethertype() == ethertype::IPV4
         && ip.version_ihl == Ipv4::PLAIN
@@ -59,9 +67,9 @@ pub fn parse(packet: &Datagram, vxlan: &Vxlan, frame_len: u32) -> Result<Tunnel,
     let exact = total_len == Ipv4::LEN + udp_len && frame_len == Eth::LEN + total_len;
     Ok(Tunnel {
         vni: vxlan.vni(),
-        vtep: packet.ip.src,
+        vtep: u32::from_ne_bytes(packet.ip.src),
         tos: packet.ip.tos,
-        plain: exact && packet.udp.checksum == [0; 2],
+        plain: exact && u16::from_ne_bytes(packet.udp.checksum) == 0,
     })
 }
 
@@ -139,7 +147,7 @@ mod tests {
         let tunnel = parse(&datagram(), &Vxlan::new(5), FRAME_LEN).unwrap();
         let expected = Tunnel {
             vni: 5,
-            vtep: [192, 0, 2, 1],
+            vtep: u32::from_ne_bytes([192, 0, 2, 1]),
             tos: 2,
             plain: true,
         };

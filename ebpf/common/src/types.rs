@@ -50,7 +50,44 @@ impl MacAddr {
     /// Broadcast or multicast: the group bit of the first octet.
     #[inline(always)]
     pub const fn is_group(self) -> bool {
+        self.to_words().is_group()
+    }
+
+    /// The address as numbers.
+    #[inline(always)]
+    pub const fn to_words(self) -> MacWords {
+        // By pairs: element by element it would be read byte by byte.
+        let (pairs, _) = self.0.as_chunks();
+        MacWords([
+            u16::from_le_bytes(pairs[0]),
+            u16::from_le_bytes(pairs[1]),
+            u16::from_le_bytes(pairs[2]),
+        ])
+    }
+}
+
+/// An Ethernet address as numbers, which is how the programs hold it: those stay
+/// in registers, byte arrays are copied over the stack or taken apart. Of 16
+/// bits each, for that is how headers are aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacWords([u16; 3]);
+
+impl MacWords {
+    /// Broadcast or multicast.
+    #[inline(always)]
+    pub const fn is_group(self) -> bool {
         self.0[0] & 1 == 1
+    }
+
+    /// The address as it stands on the wire.
+    #[inline(always)]
+    pub const fn to_addr(self) -> MacAddr {
+        let mut mac = [0; 6];
+        let (pairs, _) = mac.as_chunks_mut();
+        pairs[0] = self.0[0].to_le_bytes();
+        pairs[1] = self.0[1].to_le_bytes();
+        pairs[2] = self.0[2].to_le_bytes();
+        MacAddr(mac)
     }
 }
 
@@ -59,5 +96,29 @@ impl fmt::Display for MacAddr {
         let [first, rest @ ..] = self.0;
         write!(f, "{first:02x}")?;
         rest.iter().try_for_each(|octet| write!(f, ":{octet:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn vni_is_24_bits_and_not_0() {
+        assert_eq!(Vni::new(0), None);
+        assert_eq!(Vni::new(1).map(Vni::get), Some(1));
+        assert_eq!(Vni::new(Vni::MAX).map(Vni::get), Some(0x00ff_ffff));
+        assert_eq!(Vni::new(Vni::MAX + 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn mac_words_are_the_address(mac: [u8; 6]) {
+            let address = MacAddr(mac);
+            prop_assert_eq!(address.to_words().to_addr(), address);
+            prop_assert_eq!(address.is_group(), mac[0] % 2 == 1);
+        }
     }
 }
