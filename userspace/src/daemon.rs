@@ -109,8 +109,10 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let surfaces_stop = Stop::default();
     let controller_stop = Stop::default();
     let mut controller = tokio::spawn(controller.run(reconciler, controller_stop.stopped()));
-    if let Err(error) = control.ready().await {
-        warn!("{error}");
+    if !becomes_ready(&control, &mut signals).await {
+        controller_stop.stop();
+        finish("the reconcile loop", controller, &mut signals).await;
+        return Ok(());
     }
     let api = api::serve(socket, control.clone(), surfaces_stop.stopped());
     let mut api = tokio::spawn(api);
@@ -143,6 +145,23 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     controller_stop.stop();
     finish("the reconcile loop", controller, &mut signals).await;
     outcome
+}
+
+/// Waits for the first reconcile, unless a signal comes first. A kernel that
+/// does not follow in time is reported, and served all the same.
+async fn becomes_ready(control: &Control, signals: &mut Signals) -> bool {
+    tokio::select! {
+        ready = control.ready() => {
+            if let Err(error) = ready {
+                warn!("{error}");
+            }
+            true
+        }
+        name = signals.next() => {
+            info!("{name}: stopping before it was ready");
+            false
+        }
+    }
 }
 
 async fn bind_hook(address: SocketAddr) -> Result<TcpListener, DaemonError> {
