@@ -6,17 +6,18 @@
 //! it that it still has it; the post-hooks put plain words in place of Docker's
 //! and save waiting for the event.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::State,
     http::{HeaderMap, header::ORIGIN},
     routing::{get, post},
 };
+use futures_util::StreamExt;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
 use self::{
@@ -32,6 +33,11 @@ pub mod target;
 /// The largest call that is read, in bytes. Bodies of create requests are a few
 /// kilobytes; post-hooks of other adapters may show us larger answers.
 const LARGEST_CALL: usize = 32 << 20;
+/// The largest call that is taken to its end, in bytes: a client that is cut
+/// off while it sends does not read the answer.
+const LARGEST_TAKEN: usize = 1 << 30;
+/// How long a call may take to arrive.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 /// How many calls are held in memory at once; others wait.
 const CALLS_AT_ONCE: usize = 64;
 
@@ -62,17 +68,35 @@ async fn adapter(
     body: Body,
 ) -> Json<Value> {
     let _place = endpoint.calls.acquire().await;
-    let bytes = to_bytes(body, LARGEST_CALL).await.unwrap_or_else(|error| {
-        warn!("an adapter call could not be read: {error}");
-        axum::body::Bytes::new()
-    });
-    let call = Call::parse(&bytes);
+    let arrived = timeout(ARRIVAL_LIMIT, read(body)).await;
+    let call = Call::parse(&arrived.ok().flatten().unwrap_or_else(|| {
+        warn!("an adapter call broke off, or was too slow or too large");
+        Vec::new()
+    }));
     // Web pages may send requests to 127.0.0.1, and browsers say that it was
     // one. They are answered like everybody, but nothing is done for them.
     if headers.contains_key(ORIGIN) {
         return Json(call.unchanged());
     }
     Json(endpoint.answer(call).await)
+}
+
+/// The whole body, unless it is too large or breaks off.
+async fn read(body: Body) -> Option<Vec<u8>> {
+    let mut chunks = body.into_data_stream();
+    let (mut bytes, mut length) = (Vec::new(), 0_usize);
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.ok()?;
+        length = length.saturating_add(chunk.len());
+        if length <= LARGEST_CALL {
+            bytes.extend_from_slice(&chunk);
+        } else if length > LARGEST_TAKEN {
+            return None;
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    (length <= LARGEST_CALL).then_some(bytes)
 }
 
 impl Endpoint {

@@ -1,7 +1,7 @@
 //! The endpoint over HTTP, without a Docker Engine.
 
 use axum::{
-    body::Bytes,
+    body::{Bytes, to_bytes},
     http::{Method, Request, StatusCode},
 };
 use serde_json::json;
