@@ -2,8 +2,9 @@
 
 use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -28,6 +29,9 @@ use crate::{
 
 /// How long requests and a reconcile that have begun may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Hook connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// Why the daemon could not start, or stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +98,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let store = Embedded::open(&settings.state_dir)?;
     let socket = Socket::bind(&settings.socket())?;
     let hook = match settings.hook {
-        Some(address) => Some(bind_hook(address).await?),
+        Some(address) => Some(bind_hook(address)?),
         None => None,
     };
     let reconciler = Reconciler::start(settings.options()).await?;
@@ -164,9 +168,24 @@ async fn becomes_ready(control: &Control, signals: &mut Signals) -> bool {
     }
 }
 
-async fn bind_hook(address: SocketAddr) -> Result<TcpListener, DaemonError> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|source| DaemonError::Hook { address, source })
+fn bind_hook(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    listen(address).map_err(|source| DaemonError::Hook { address, source })
+}
+
+/// Listens on an address even before it is there: in a network namespace whose
+/// loopback is still down 127.0.0.1 is not, and the daemon does not set up
+/// devices that are not its own.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv4() {
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves the hook endpoint and follows Docker, unless it is switched off. If
@@ -261,5 +280,19 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn listens_on_an_address_to_come_but_not_on_a_taken_one() {
+        // Of TEST-NET-1 (RFC 5737): no machine has it.
+        assert!(listen("192.0.2.77:0".parse().unwrap()).is_ok());
+        let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let second = listen(first.local_addr().unwrap());
+        assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }
