@@ -5,7 +5,7 @@ use std::{
     fmt,
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -15,11 +15,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, sockopt,
+};
 
 use crate::{checksum::internet_checksum, names, netns::Netns};
 
-/// How pings are spaced.
+/// How pings are spaced unless told otherwise.
 const SPACING: Duration = Duration::from_millis(5);
 
 /// Sequence numbers are 16 bits: with more pings they would start again.
@@ -34,13 +36,14 @@ const ECHO_REPLY: u8 = 0;
 /// Bytes of the ICMP echo header.
 const ICMP_HEADER: usize = 8;
 
-/// A number of pings, one each 5 ms.
+/// A number of pings, one each 5 ms unless told otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Ping {
     to: Ipv4Addr,
     from: Option<Ipv4Addr>,
     count: u32,
     size: usize,
+    spacing: Duration,
     patience: Duration,
 }
 
@@ -52,11 +55,12 @@ impl Ping {
             from: None,
             count: 10,
             size: 56,
+            spacing: SPACING,
             patience: Duration::from_secs(2),
         }
     }
 
-    /// From this address of the sender's.
+    /// From this address, the sender's or not.
     #[must_use]
     pub fn from(self, from: Ipv4Addr) -> Self {
         Self {
@@ -76,6 +80,12 @@ impl Ping {
     #[must_use]
     pub fn size(self, size: usize) -> Self {
         Self { size, ..self }
+    }
+
+    /// With this much time between them.
+    #[must_use]
+    pub fn spacing(self, spacing: Duration) -> Self {
+        Self { spacing, ..self }
     }
 
     /// How long to wait for the last answers.
@@ -115,21 +125,17 @@ impl Ping {
             SockProtocol::Icmp,
         )?;
         setsockopt(&socket, sockopt::RcvBuf, &(4 << 20))?;
-        let socket = UdpSocket::from(socket);
         if let Some(from) = self.from {
-            bind(&socket, from)?;
+            // For an address that is not ours.
+            setsockopt(&socket, sockopt::IpTransparent, &true)?;
+            let address = SockaddrIn::from(SocketAddrV4::new(from, 0));
+            bind(socket.as_raw_fd(), &address).with_context(|| format!("sending from {from}"))?;
         }
+        let socket = UdpSocket::from(socket);
         socket.connect(SocketAddrV4::new(self.to, 0))?;
         socket.set_read_timeout(Some(LOOK))?;
         Ok(socket)
     }
-}
-
-fn bind(socket: &UdpSocket, address: Ipv4Addr) -> Result<()> {
-    use std::os::fd::AsRawFd as _;
-    let address = nix::sys::socket::SockaddrIn::from(SocketAddrV4::new(address, 0));
-    nix::sys::socket::bind(socket.as_raw_fd(), &address)
-        .with_context(|| format!("sending from {address}"))
 }
 
 /// The ICMP messages of one run.
@@ -199,7 +205,7 @@ impl Run {
         let start = Instant::now();
         let mut sent = Vec::new();
         for number in 0..self.ping.count {
-            let due = start + SPACING * number;
+            let due = start + self.ping.spacing * number;
             thread::sleep(due.saturating_duration_since(Instant::now()));
             if stop() {
                 break;
