@@ -5,6 +5,7 @@ mod flood;
 mod foreign;
 mod isolation;
 mod lifecycle;
+mod moves;
 mod raw;
 mod reach;
 mod site;
