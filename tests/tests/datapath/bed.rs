@@ -45,6 +45,15 @@ pub(crate) const C_MAC: Mac = [2, 0x42, 10, 2, 0, 2];
 pub(crate) const X_MAC: Mac = [0x0a, 0, 0, 0, 0, 0x77];
 pub(crate) const BROADCAST: Mac = [0xff; 6];
 
+/// How the kernel holds a packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shape {
+    /// A super-packet with segments of this payload.
+    pub(crate) gso: u32,
+    /// XDP: this much is in the first buffer, the rest in others.
+    pub(crate) split: Option<usize>,
+}
+
 /// Of the underlay device.
 pub(crate) const UNDERLAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
 const UNDERLAY_MAC_TEXT: &str = "02:00:00:00:00:01";
@@ -271,16 +280,21 @@ impl Bed {
 
     /// Runs a program on a packet that came in by `device`; returns its verdict
     /// and the packet afterwards.
-    pub(crate) fn run(
+    pub(crate) fn run(&self, program: Program, device: Device, packet: &[u8]) -> (i32, Vec<u8>) {
+        self.run_with(program, device, Shape::default(), packet)
+    }
+
+    /// The same with a packet that is not just its bytes.
+    pub(crate) fn run_with(
         &self,
         program: Program,
         device: Device,
-        gso: u32,
+        shape: Shape,
         packet: &[u8],
     ) -> (i32, Vec<u8>) {
         let ctx = match program {
-            Program::Guard => xdp_context(packet.len()),
-            _ => skb_context(self.ifindex(device), gso),
+            Program::Guard => xdp_context(shape.split.unwrap_or(packet.len())),
+            _ => skb_context(self.ifindex(device), shape.gso),
         };
         let mut out = vec![0; packet.len() + 256];
         let programs = self.programs.lock();
@@ -312,7 +326,7 @@ fn skb_context(ifindex: u32, gso_size: u32) -> Vec<u8> {
     ctx
 }
 
-/// A `struct xdp_md` for a packet of this length.
+/// A `struct xdp_md` for a packet with this much in its first buffer.
 fn xdp_context(len: usize) -> Vec<u8> {
     let mut ctx = vec![0; 24];
     ctx[4..8].copy_from_slice(&u32::try_from(len).unwrap().to_ne_bytes());

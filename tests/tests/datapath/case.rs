@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use vxplane_common::drop::{Direction, DropReason};
 
 use crate::{
-    bed::{Bed, Device, PORT, SOURCE_PORTS, VTEP},
+    bed::{Bed, Device, PORT, SOURCE_PORTS, Shape, VTEP},
     packets::{Ip, Mac, udp, vxlan},
     programs::{Counters, Program},
 };
@@ -41,7 +41,7 @@ pub(crate) struct Case {
     pub(crate) name: String,
     program: Program,
     device: Device,
-    gso: u32,
+    shape: Shape,
     packet: Vec<u8>,
     verdict: Verdict,
     out: Out,
@@ -68,7 +68,7 @@ impl Case {
             name: name.into(),
             program,
             device,
-            gso: 0,
+            shape: Shape::default(),
             packet: packet.to_vec(),
             verdict: match program {
                 Program::Guard => Verdict::XdpPass,
@@ -80,8 +80,15 @@ impl Case {
     }
 
     /// It is a super-packet with segments of this payload.
-    pub(crate) fn gso(self, gso: u32) -> Self {
-        Self { gso, ..self }
+    pub(crate) fn gso(mut self, gso: u32) -> Self {
+        self.shape.gso = gso;
+        self
+    }
+
+    /// XDP sees no more of it than this in one piece.
+    pub(crate) fn split(mut self, at: usize) -> Self {
+        self.shape.split = Some(at);
+        self
     }
 
     pub(crate) fn redirected(self) -> Self {
@@ -140,7 +147,7 @@ impl Case {
     /// Runs it, with all counters at zero before, and says what differs.
     pub(crate) fn failures(&self, bed: &Bed) -> Vec<String> {
         bed.reset();
-        let (code, out) = bed.run(self.program, self.device, self.gso, &self.packet);
+        let (code, out) = bed.run_with(self.program, self.device, self.shape, &self.packet);
         let counters = bed.programs.counters();
         let mut failures = Vec::new();
         if code != self.verdict.code() {

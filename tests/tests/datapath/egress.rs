@@ -98,7 +98,7 @@ fn one_port_a_flow_many_flows_many_ports() {
     let port = |flow: u16| {
         let ip = Ip::udp(A_IP, R_IP).packet(&udp(flow, 80, b"x"));
         let packet = ethernet(R_MAC, A_MAC, IPV4, &ip);
-        let (_, out) = bed.run(Program::FromContainer, Device::A, 0, &packet);
+        let (_, out) = bed.run(Program::FromContainer, Device::A, &packet);
         u16::from_be_bytes([out[34], out[35]])
     };
     assert_eq!(port(1000), port(1000));

@@ -64,7 +64,7 @@ fn everyone_else_gets_a_copy() {
     ] {
         bed.reset();
         let before = received(&bed);
-        let (verdict, out) = bed.run(Program::FromContainer, Device::A, 0, &packet);
+        let (verdict, out) = bed.run(Program::FromContainer, Device::A, &packet);
         let after = received(&bed);
         let copies: Vec<u64> = before.iter().zip(after).map(|(was, is)| is - was).collect();
         // To B, and to both peers; not back to A, not to the other network.
@@ -87,7 +87,7 @@ fn copies_on_the_wire_are_vxlan_to_each_peer() {
     let directory = tempfile::tempdir().unwrap();
     let capture = vxplane_harness::Capture::start(&bed.far, "u1", "udp", directory.path()).unwrap();
     let frame = ethernet(BROADCAST, A_MAC, 0x88b5, b"anything");
-    bed.run(Program::FromContainer, Device::A, 0, &frame);
+    bed.run(Program::FromContainer, Device::A, &frame);
     let mut packets = capture.wait_for(2).unwrap();
     packets.sort_by_key(|packet| packet.bytes[30..34].to_vec());
     for (packet, peer) in packets.iter().zip([PEER, PEER_2]) {
@@ -113,7 +113,7 @@ fn nobody_to_send_to() {
     for flood_len in [0, 1] {
         bed.reset();
         only(flood_len);
-        let (verdict, _) = bed.run(Program::FromContainer, Device::A, 0, &frame);
+        let (verdict, _) = bed.run(Program::FromContainer, Device::A, &frame);
         assert_eq!(verdict, 2);
         let drops = [((NET, NoDestination, Direction::Egress), (1, len))].into();
         assert_eq!(bed.programs.counters().drops, drops);
@@ -129,13 +129,13 @@ fn nobody_to_send_to() {
     };
     bed.programs
         .put(map::FLOOD, FloodKey { vni: NET, slot: 1 }, gone);
-    bed.run(Program::FromContainer, Device::A, 0, &frame);
+    bed.run(Program::FromContainer, Device::A, &frame);
     let drops = [((NET, CopyFailed, Direction::Egress), (1, len))].into();
     assert_eq!(bed.programs.counters().drops, drops);
     bed.programs
         .remove::<FloodKey, FloodTarget>(map::FLOOD, &FloodKey { vni: NET, slot: 1 });
     bed.reset();
-    bed.run(Program::FromContainer, Device::A, 0, &frame);
+    bed.run(Program::FromContainer, Device::A, &frame);
     let drops = [((NET, NoDestination, Direction::Egress), (1, len))].into();
     assert_eq!(bed.programs.counters().drops, drops);
 }

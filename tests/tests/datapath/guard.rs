@@ -51,6 +51,25 @@ fn only_vxlan_to_us_is_judged() {
     check(&bed, &cases);
 }
 
+/// Drivers that split headers from payload: what the guard cannot see in one
+/// piece is for TC to judge.
+#[test]
+fn split_packets() {
+    let bed = Bed::new();
+    let strange = tunnelled(STRANGER, NET, &inner(FROM, TO_A));
+    let mut cases: Vec<Case> = (14..50)
+        .map(|at| case(format!("split at {at}"), &strange).split(at))
+        .collect();
+    cases.extend([50, 64, 90].map(|at| {
+        case(format!("split at {at}"), &strange)
+            .split(at)
+            .dropped(NET, UnknownVtep)
+    }));
+    let peer = tunnelled(PEER, NET, &inner(FROM, TO_A));
+    cases.extend((14..peer.len()).map(|at| case(format!("a peer's, at {at}"), &peer).split(at)));
+    check(&bed, &cases);
+}
+
 #[test]
 fn strangers_and_malformed_packets_end_here() {
     let bed = Bed::new();

@@ -340,7 +340,7 @@ fn a_udp_checksum_stays_true() {
     let sum = udp_checksum(&packet);
     packet[40..42].copy_from_slice(&sum.to_be_bytes());
     assert_eq!(udp_checksum(&packet), 0);
-    let (verdict, out) = bed.run(Program::FromUnderlay, Device::Underlay, 0, &packet);
+    let (verdict, out) = bed.run(Program::FromUnderlay, Device::Underlay, &packet);
     assert_eq!(verdict, -1);
     assert_eq!(out[42..50], [8, 0, 0, 0, 0, 0, 100, 0]);
     assert_ne!(out[40..42], packet[40..42]);

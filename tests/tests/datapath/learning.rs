@@ -27,7 +27,7 @@ fn from(mac: Mac, vtep: Ipv4Addr) -> Vec<u8> {
 
 /// Runs a packet without resetting anything; it must be delivered.
 fn deliver(bed: &Bed, packet: &[u8]) {
-    let (verdict, _) = bed.run(Program::FromUnderlay, Device::Underlay, 0, packet);
+    let (verdict, _) = bed.run(Program::FromUnderlay, Device::Underlay, packet);
     assert_eq!(verdict, 7);
 }
 
@@ -49,7 +49,7 @@ fn what_is_learned_is_used() {
     assert_eq!(entry.outer, crate::bed::outer(NET, PEER_2));
     assert_eq!(bed.programs.events(), [(EVENT_LEARNED, NET, X_MAC, PEER_2)]);
 
-    let (verdict, out) = bed.run(Program::FromContainer, Device::A, 0, &to_x);
+    let (verdict, out) = bed.run(Program::FromContainer, Device::A, &to_x);
     assert_eq!(verdict, 7);
     assert_eq!(out.len(), to_x.len() + OUTER_LEN);
     assert_eq!(out[30..34], PEER_2.octets());
@@ -185,7 +185,7 @@ fn an_endpoint_cannot_be_taken_over() {
         ("another VTEP", from(X_MAC, PEER_2), before),
     ] {
         set_learned(&bed, X_MAC, entry);
-        let (verdict, _) = bed.run(Program::FromUnderlay, Device::Underlay, 0, &packet);
+        let (verdict, _) = bed.run(Program::FromUnderlay, Device::Underlay, &packet);
         assert_eq!(verdict, 2, "{how}");
         assert_eq!(learned(&bed, X_MAC), None, "{how}");
     }
@@ -197,7 +197,7 @@ fn an_endpoint_cannot_be_taken_over() {
     set_learned(&bed, X_MAC, before);
     let ip = Ip::udp(A_IP, R_IP).packet(&udp(1, 2, b"x"));
     let to_x = ethernet(X_MAC, A_MAC, IPV4, &ip);
-    let (_, out) = bed.run(Program::FromContainer, Device::A, 0, &to_x);
+    let (_, out) = bed.run(Program::FromContainer, Device::A, &to_x);
     assert_eq!(out, to_x, "it stays on this host");
     bed.programs
         .remove::<FdbKey, FdbEntry>(map::FDB, &key(NET, X_MAC));

@@ -20,11 +20,11 @@ use vxplane_common::{
     },
     types::{MacAddr, Vni},
 };
-use vxplane_harness::{Container, Host, Iperf, KernelVxlan, Lab, Ping, transfer};
+use vxplane_harness::{Container, Host, Iperf, KernelVxlan, Lab, Netns, Ping, transfer};
 
 use crate::{
     bed::{NET, PORT, key, local, neighbour, peer_key},
-    packets::{ARP, IPV4, IPV6, Ip, Mac, arp, ethernet, udp},
+    packets::{ARP, IPV4, IPV6, Ip, Mac, arp, ethernet, udp, vxlan},
     programs::{Program, Programs},
 };
 
@@ -42,7 +42,7 @@ fn mac(ip: Ipv4Addr) -> Mac {
     MacAddr::from_ipv4(ip.octets()).0
 }
 
-fn index(netns: &vxplane_harness::Netns, device: &str) -> u32 {
+fn index(netns: &Netns, device: &str) -> u32 {
     netns
         .enter(|| nix::net::if_::if_nametoindex(device).unwrap())
         .unwrap()
@@ -502,7 +502,7 @@ fn short_and_tagged_frames() {
             )
         }));
     }
-    let wire = Wire::open(&node.container, "eth0");
+    let wire = Wire::open(node.container.netns(), "eth0");
     for (what, frame, reason) in frames {
         node.programs.reset();
         wire.send(&frame);
@@ -515,20 +515,91 @@ fn short_and_tagged_frames() {
     }
 }
 
-/// A packet socket: what is written goes out of the device as it is.
+/// Packets the kernel holds in pieces, no header in the first one.
+#[test]
+fn headers_out_of_reach() {
+    let lab = Lab::with_mtu(9000).unwrap();
+    let nodes = pair(&lab);
+    let [one, two] = &nodes;
+    let receiver = |node: &Node| {
+        let bind = || UdpSocket::bind(SocketAddrV4::new(node.ip, 7777)).unwrap();
+        let socket = node.container.netns().enter(bind).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(3)))
+            .unwrap();
+        socket
+    };
+    let payload = |fill: u8| vec![fill; 6000];
+    let mut buffer = [0; 10_000];
+
+    let at_two = receiver(two);
+    let ip = Ip::udp(IP_1, IP_2).packet(&udp(5, 7777, &payload(1)));
+    let frame = ethernet(mac(IP_2), mac(IP_1), IPV4, &ip);
+    let out_of_one = Wire::open(one.container.netns(), "eth0");
+    out_of_one.send(&frame);
+    assert_eq!(at_two.recv(&mut buffer).unwrap(), 6000, "on the way out");
+
+    let at_one = receiver(one);
+    let ip = Ip::udp(IP_2, IP_1).packet(&udp(5, 7777, &payload(2)));
+    let inner = ethernet(mac(IP_1), mac(IP_2), IPV4, &ip);
+    let datagram = udp(50_000, PORT, &vxlan(NET, &inner));
+    let outer = Ip::udp(two.host.ip(), one.host.ip()).packet(&datagram);
+    let [from, to] = [two, one].map(|node| address_of(node.host.netns(), "eth0"));
+    Wire::open(two.host.netns(), "eth0").send(&ethernet(to, from, IPV4, &outer));
+    assert_eq!(at_one.recv(&mut buffer).unwrap(), 6000, "on the way in");
+
+    for node in &nodes {
+        node.assert_nothing_dropped("in pieces");
+        assert_eq!(node.on_the_slow_path(), 0);
+    }
+    // And what is wrong in the pieces is seen.
+    let ip = Ip::udp(IP_3, IP_2).packet(&udp(5, 7777, &payload(1)));
+    out_of_one.send(&ethernet(mac(IP_2), mac(IP_1), IPV4, &ip));
+    let drops = one.programs.counters().drops;
+    let reasons: Vec<_> = drops.keys().map(|(_, reason, _)| *reason).collect();
+    assert_eq!(reasons, [SourceIp]);
+}
+
+fn address_of(netns: &Netns, device: &str) -> Mac {
+    let shown = netns.run(&format!("ip -j link show {device}")).unwrap();
+    let links: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    let text = links[0]["address"].as_str().unwrap();
+    let octets: Vec<u8> = text
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16).unwrap())
+        .collect();
+    octets.try_into().unwrap()
+}
+
+/// A packet socket: what is written goes out of the device as it is, and frames
+/// of more than a page with only [`Wire::LINEAR`] bytes in the first piece.
 struct Wire {
     socket: std::os::fd::OwnedFd,
     address: nix::libc::sockaddr_ll,
 }
 
 impl Wire {
-    fn open(container: &Container, device: &str) -> Self {
+    /// No more than an Ethernet header.
+    const LINEAR: u8 = 14;
+
+    fn open(netns: &Netns, device: &str) -> Self {
         use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-        let netns = container.netns();
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = netns
             .enter(|| socket(AddressFamily::Packet, SockType::Raw, flags, None).unwrap())
             .unwrap();
+        let on: i32 = 1;
+        // SAFETY: the pointer is to a live value of the length given.
+        let set = unsafe {
+            nix::libc::setsockopt(
+                socket.as_raw_fd(),
+                nix::libc::SOL_PACKET,
+                nix::libc::PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                4,
+            )
+        };
+        assert_eq!(set, 0);
         let address = nix::libc::sockaddr_ll {
             sll_family: u16::try_from(nix::libc::AF_PACKET).unwrap(),
             sll_protocol: 0,
@@ -544,6 +615,9 @@ impl Wire {
     /// Through a veth a frame is at its far end when this returns, or very soon.
     fn send(&self, frame: &[u8]) {
         let length = u32::try_from(size_of_val(&self.address)).unwrap();
+        // A `struct virtio_net_hdr`: no offload wanted, and the header length.
+        let header = [0, 0, Self::LINEAR, 0, 0, 0, 0, 0, 0, 0];
+        let frame = [&header, frame].concat();
         // SAFETY: both pointers are to live values of the lengths given.
         let sent = unsafe {
             nix::libc::sendto(
