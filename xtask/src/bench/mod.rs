@@ -57,6 +57,9 @@ pub(crate) struct Options {
     /// Measure this `vxplane` instead of building one.
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// Another `vxplane`, for the variant `before`: what a change has changed.
+    #[arg(long)]
+    before: Option<PathBuf>,
 }
 
 /// Measures, prints the table and writes the report.
@@ -75,10 +78,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             "`{program}` is missing: install the packages iproute2 and util-linux"
         );
     }
-    let binary = binary(workspace, options)?;
+    let binaries = Binaries {
+        vxplane: vxplane(workspace, options)?,
+        before: before(options)?,
+    };
     let machine = Machine::observe(workspace)?;
     eprintln!("{machine}");
-    let results = measure(options, &binary)?;
+    let results = measure(options, &binaries)?;
     let table = report::table(&results, &options.variants);
     let bars = report::bars(&results);
     print!("\n{machine}\n{}\n\n{table}\n{bars}", report::METHOD);
@@ -105,17 +111,43 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The daemon to measure, built as users get it. Not needed without vxplane.
-fn binary(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
-    if let Some(binary) = &options.binary {
-        return fs::canonicalize(binary)
-            .with_context(|| format!("looking for {}", binary.display()));
+/// The builds of `vxplane` to measure; empty paths where they are not.
+struct Binaries {
+    vxplane: PathBuf,
+    before: PathBuf,
+}
+
+impl Binaries {
+    fn of(&self, variant: Variant) -> &Path {
+        match variant {
+            Variant::Before => &self.before,
+            Variant::Bare | Variant::Kernel | Variant::Vxplane => &self.vxplane,
+        }
     }
+}
+
+/// Built as users get it, unless another build is given.
+fn vxplane(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
     if !options.variants.contains(&Variant::Vxplane) {
         return Ok(PathBuf::new());
     }
+    if let Some(binary) = &options.binary {
+        return existing(binary);
+    }
     build::ebpf(workspace)?;
     build::daemon(workspace, Profile::Release)
+}
+
+fn before(options: &Options) -> Result<PathBuf> {
+    if !options.variants.contains(&Variant::Before) {
+        return Ok(PathBuf::new());
+    }
+    let binary = options.before.as_deref();
+    existing(binary.context("say with --before which build the variant `before` is")?)
+}
+
+fn existing(binary: &Path) -> Result<PathBuf> {
+    fs::canonicalize(binary).with_context(|| format!("looking for {}", binary.display()))
 }
 
 fn out(workspace: &Workspace, options: &Options, machine: &Machine) -> PathBuf {
@@ -131,13 +163,13 @@ fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
 
 /// Builds all sites, then goes round: every probe on every variant in turn, in
 /// an order that changes from round to round.
-fn measure(options: &Options, binary: &Path) -> Result<Results> {
+fn measure(options: &Options, binaries: &Binaries) -> Result<Results> {
     interrupt::listen()?;
     netns::remove_abandoned();
     let mut sites = Vec::new();
     for variant in &options.variants {
         eprintln!("building {}", variant.name());
-        let site = Site::build(*variant, binary);
+        let site = Site::build(*variant, binaries.of(*variant));
         sites.push(site.with_context(|| format!("building {}", variant.name()))?);
         interrupt::check()?;
     }

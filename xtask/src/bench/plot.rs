@@ -144,6 +144,7 @@ fn colour(variant: Variant) -> &'static str {
         Variant::Bare => "#bbbbbb",
         Variant::Kernel => "#e69f00",
         Variant::Vxplane => "#0072b2",
+        Variant::Before => "#56b4e9",
     }
 }
 

@@ -5,7 +5,10 @@ mod kernel;
 mod underlay;
 mod vxplane;
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -25,6 +28,8 @@ pub(crate) enum Variant {
     Kernel,
     /// Containers on a network of vxplane.
     Vxplane,
+    /// The same with another build of it.
+    Before,
 }
 
 impl Variant {
@@ -34,6 +39,7 @@ impl Variant {
             Self::Bare => "bare",
             Self::Kernel => "kernel",
             Self::Vxplane => "vxplane",
+            Self::Before => "before",
         }
     }
 }
@@ -52,11 +58,11 @@ pub(crate) struct Site {
 
 impl Site {
     /// Builds one. `binary` is the `vxplane` to measure.
-    pub(crate) fn build(variant: Variant, binary: &std::path::Path) -> Result<Self> {
+    pub(crate) fn build(variant: Variant, binary: &Path) -> Result<Self> {
         match variant {
             Variant::Bare => bare(),
             Variant::Kernel => kernel::site(),
-            Variant::Vxplane => vxplane::site(binary),
+            Variant::Vxplane | Variant::Before => vxplane::site(variant, binary),
         }
     }
 
@@ -66,12 +72,12 @@ impl Site {
     }
 
     /// The namespace that load is sent from.
-    pub(crate) fn client(&self) -> &std::path::Path {
+    pub(crate) fn client(&self) -> &Path {
         &self.client
     }
 
     /// The namespace that load is sent to.
-    pub(crate) fn server(&self) -> &std::path::Path {
+    pub(crate) fn server(&self) -> &Path {
         &self.server
     }
 

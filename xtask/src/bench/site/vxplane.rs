@@ -22,10 +22,10 @@ use crate::process::stdout_of;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Both hosts with one container each.
-pub(super) fn site(binary: &Path) -> Result<Site> {
-    let [a, b] = underlay::hosts(Variant::Vxplane)?;
-    let client = Netns::create("vxplane-ca")?;
-    let server = Netns::create("vxplane-cb")?;
+pub(super) fn site(variant: Variant, binary: &Path) -> Result<Site> {
+    let [a, b] = underlay::hosts(variant)?;
+    let client = Netns::create(&format!("{}-ca", variant.name()))?;
+    let server = Netns::create(&format!("{}-cb", variant.name()))?;
     let daemons = vec![Daemon::start(binary, &a)?, Daemon::start(binary, &b)?];
     for (daemon, container, own, other) in
         [(&daemons[0], &client, 0, 1), (&daemons[1], &server, 1, 0)]
@@ -40,7 +40,7 @@ pub(super) fn site(binary: &Path) -> Result<Site> {
         underlay::know(container, "eth0", underlay::CONTAINERS[other])?;
     }
     Ok(Site {
-        variant: Variant::Vxplane,
+        variant,
         client: client.path(),
         server: server.path(),
         server_address: underlay::CONTAINERS[1],
