@@ -7,7 +7,7 @@ use crate::{
     abi::Outer,
     checksum, ecn,
     types::Vni,
-    wire::{Eth, Ipv4, Udp, Vxlan, protocol},
+    wire::{Eth, Ipv4, OuterHeaders, Udp, Vxlan, protocol},
 };
 
 /// Outer time to live: the underlay is one hop or many, never the inner count.
@@ -28,6 +28,7 @@ mod at {
     pub(super) const CHECKSUM: usize = 10;
     pub(super) const SOURCE_PORT: usize = 20;
     pub(super) const UDP_LEN: usize = 24;
+    pub(super) const UDP_CHECKSUM: usize = 26;
 }
 
 /// What differs from packet to packet.
@@ -67,17 +68,21 @@ impl Outer {
 
     /// Writes the headers of one packet into `room`.
     #[inline(always)]
-    pub fn write(&self, room: &mut [u8; HEADER_LEN as usize], packet: PerPacket) {
+    pub fn write(&self, room: &mut OuterHeaders, packet: PerPacket) {
         let tos = ecn::encap(packet.inner_tos);
         let sum =
             self.ipv4_sum + u32::from(tos) + u32::from(packet.total_len) + u32::from(packet.id);
-        *room = self.header;
-        room[at::TOS] = tos;
-        put(room, at::TOTAL_LEN, packet.total_len);
-        put(room, at::ID, packet.id);
-        put(room, at::CHECKSUM, !checksum::fold(sum));
-        put(room, at::SOURCE_PORT, packet.source_port);
-        put(room, at::UDP_LEN, packet.total_len - IPV4_LEN);
+        // Completed before it is stored, to the last field that could differ: what
+        // the compiler would store and change it copies in a loop, byte by byte.
+        let mut header = self.header;
+        header[at::TOS] = tos;
+        put(&mut header, at::TOTAL_LEN, packet.total_len);
+        put(&mut header, at::ID, packet.id);
+        put(&mut header, at::CHECKSUM, !checksum::fold(sum));
+        put(&mut header, at::SOURCE_PORT, packet.source_port);
+        put(&mut header, at::UDP_LEN, packet.total_len - IPV4_LEN);
+        put(&mut header, at::UDP_CHECKSUM, 0);
+        *room = OuterHeaders(header);
     }
 }
 
@@ -148,7 +153,7 @@ mod tests {
 
     #[test]
     fn headers_byte_for_byte() {
-        let mut room = [0xaa; 36];
+        let mut room = OuterHeaders([0xaa; 36]);
         Outer::new(LOCAL, REMOTE, 4789, vni(0x0a_0b0c)).write(
             &mut room,
             PerPacket {
@@ -165,7 +170,7 @@ mod tests {
             0xc0, 0x01, 0x12, 0xb5, 0x00, 0x72, 0, 0,
             0x08, 0, 0, 0, 0x0a, 0x0b, 0x0c, 0,
         ];
-        assert_eq!(room, expected);
+        assert_eq!(room.0, expected);
     }
 
     #[test]
@@ -182,11 +187,11 @@ mod tests {
         #[test]
         fn checksum_verifies(local: [u8; 4], remote: [u8; 4], port: u16, vni in 1..=Vni::MAX,
                              total_len in 36_u16.., inner_tos: u8, id: u16, source_port: u16) {
-            let mut room = [0; 36];
+            let mut room = OuterHeaders([0; 36]);
             let outer = Outer::new(local.into(), remote.into(), port, Vni::new(vni).unwrap());
             outer.write(&mut room, PerPacket { total_len, inner_tos, id, source_port });
-            prop_assert_eq!(checksum::sum(&room[..20]), 0xffff);
-            prop_assert_eq!(u16::from_be_bytes([room[24], room[25]]), total_len - 20);
+            prop_assert_eq!(checksum::sum(&room.0[..20]), 0xffff);
+            prop_assert_eq!(u16::from_be_bytes([room.0[24], room.0[25]]), total_len - 20);
         }
 
         #[test]

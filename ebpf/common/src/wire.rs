@@ -281,6 +281,11 @@ pub struct Datagram {
     pub udp: Udp,
 }
 
+/// Outer IPv4, UDP and VXLAN, as one run of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(2))]
+pub struct OuterHeaders(pub [u8; 36]);
+
 /// The beginning of a VXLAN packet over IPv4, up to the inner payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(2))]
@@ -288,7 +293,7 @@ pub struct Tunnelled {
     /// Outer Ethernet.
     pub eth: Eth,
     /// Outer IPv4, UDP and VXLAN.
-    pub outer: [u8; 36],
+    pub outer: OuterHeaders,
     /// Inner Ethernet.
     pub inner: Eth,
 }

@@ -21,6 +21,7 @@ use vxplane_common::{
     checksum,
     outer::{self, PerPacket},
     types::{MacAddr, Vni},
+    wire::OuterHeaders,
 };
 
 use super::{Error, Maps, attach::Program, guard, object};
@@ -231,7 +232,7 @@ fn frame(from: ([u8; 4], MacAddr), to: ([u8; 4], MacAddr)) -> Vec<u8> {
 
 /// `frame` as the peer would send it to us.
 fn wire_packet(frame: &[u8], vni: Vni) -> Vec<u8> {
-    let mut headers = [0; outer::HEADER_LEN as usize];
+    let mut headers = OuterHeaders([0; outer::HEADER_LEN as usize]);
     let length = u32::try_from(frame.len()).ok().and_then(outer::total_len);
     let per_packet = PerPacket {
         total_len: length.unwrap_or(u16::MAX),
@@ -243,7 +244,7 @@ fn wire_packet(frame: &[u8], vni: Vni) -> Vec<u8> {
     // Ethernet from and to `lo`.
     let mut packet = vec![0; 12];
     packet.extend([0x08, 0x00]);
-    packet.extend(headers);
+    packet.extend(headers.0);
     packet.extend(frame);
     packet
 }
