@@ -7,13 +7,13 @@ use nix::errno::Errno;
 
 use super::{
     describe,
-    observe::{FALLBACK, Inside, host_veth},
+    observe::{Container, FALLBACK, host_veth},
     plan::{Entry, FALLBACK_MTU, Key, Op, Step},
 };
 use crate::{
     datapath::{self, Attached, Datapath, Maps, TcMode},
     model::Desired,
-    netlink::{self, LinkChange, Netlink, VethPair, find_port_owner},
+    netlink::{self, LinkChange, Netlink, Netns, NetnsError, VethPair, find_port_owner},
 };
 
 /// Why a step failed.
@@ -21,6 +21,8 @@ use crate::{
 enum StepError {
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     #[error(transparent)]
     Datapath(#[from] datapath::Error),
     #[error("{0}")]
@@ -49,9 +51,20 @@ pub(super) struct Hands<'a> {
     pub(super) netlink: &'a Netlink,
     pub(super) datapath: &'a mut Datapath,
     pub(super) desired: &'a Desired,
-    pub(super) namespaces: &'a BTreeMap<String, Inside>,
+    pub(super) containers: &'a BTreeMap<String, Container>,
     pub(super) tc: TcMode,
     pub(super) port: u16,
+    /// The namespace worked in last. One at a time: there may be more of them
+    /// than descriptors.
+    pub(super) inside: Option<Inside>,
+}
+
+/// A namespace that is being worked in.
+#[derive(Debug)]
+pub(super) struct Inside {
+    owner: String,
+    netns: Netns,
+    netlink: Netlink,
 }
 
 impl Hands<'_> {
@@ -98,16 +111,16 @@ impl Hands<'_> {
             Op::CreateVeth { mtu } => self.create_veth(owner, *mtu).await?,
             Op::ChangeHost { index, change } => self.netlink.change_link(*index, change).await?,
             Op::ChangeContainer { index, change } => {
-                let inside = self.inside(owner)?;
+                let inside = self.inside(owner).await?;
                 inside.netlink.change_link(*index, change).await?;
             }
             Op::AddAddress { index, address } => {
-                let inside = self.inside(owner)?;
+                let inside = self.inside(owner).await?;
                 let added = inside.netlink.add_address(*index, *address).await;
                 already(added, Errno::EEXIST)?;
             }
             Op::RemoveAddress { index, address } => {
-                let inside = self.inside(owner)?;
+                let inside = self.inside(owner).await?;
                 let removed = inside.netlink.delete_address(*index, *address).await;
                 already(removed, Errno::EADDRNOTAVAIL)?;
             }
@@ -115,10 +128,32 @@ impl Hands<'_> {
         Ok(())
     }
 
-    fn inside(&self, owner: Option<&str>) -> Result<&Inside, StepError> {
-        owner
-            .and_then(|id| self.namespaces.get(id))
-            .ok_or(StepError::NamespaceGone)
+    /// Enters the namespace of `owner`, if it is still the one that was seen.
+    async fn inside(&mut self, owner: Option<&str>) -> Result<&Inside, StepError> {
+        let owner = owner.ok_or(StepError::NamespaceGone)?;
+        let inside = match self.inside.take() {
+            Some(inside) if inside.owner == owner => inside,
+            _ => self.enter(owner).await?,
+        };
+        Ok(self.inside.insert(inside))
+    }
+
+    async fn enter(&self, owner: &str) -> Result<Inside, StepError> {
+        let (Some(endpoint), Some(Container::Present { netns: seen, .. })) = (
+            self.desired.endpoints.get(owner),
+            self.containers.get(owner),
+        ) else {
+            return Err(StepError::NamespaceGone);
+        };
+        let netns = Netns::open(&endpoint.netns.path)?;
+        if netns.inode() != *seen {
+            return Err(StepError::NamespaceGone);
+        }
+        Ok(Inside {
+            owner: owner.to_owned(),
+            netlink: netns.connect().await?,
+            netns,
+        })
     }
 
     async fn delete(&self, index: u32) -> Result<(), StepError> {
@@ -128,9 +163,10 @@ impl Hands<'_> {
         )?)
     }
 
-    async fn create_veth(&self, owner: Option<&str>, mtu: u32) -> Result<(), StepError> {
-        let inside = self.inside(owner)?;
-        let endpoint = owner.and_then(|id| self.desired.endpoints.get(id));
+    async fn create_veth(&mut self, owner: Option<&str>, mtu: u32) -> Result<(), StepError> {
+        let (netlink, desired) = (self.netlink, self.desired);
+        let inside = self.inside(owner).await?;
+        let endpoint = desired.endpoints.get(&inside.owner);
         let endpoint = endpoint.ok_or(StepError::NamespaceGone)?;
         let pair = VethPair {
             host_name: &host_veth(&endpoint.id),
@@ -139,7 +175,7 @@ impl Hands<'_> {
             mtu,
             netns: &inside.netns,
         };
-        Ok(self.netlink.create_veth(&pair).await?)
+        Ok(netlink.create_veth(&pair).await?)
     }
 
     /// Creates the device of the slow path and brings it up, which is when the

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream};
 use ipnetwork::Ipv4Network;
 use vxplane_common::{abi::Config, types::MacAddr};
 
@@ -23,6 +23,10 @@ use crate::{
 pub const FALLBACK: &str = "vxplane0";
 /// What the names of host veths begin with, before the endpoint's ID.
 const HOST_VETH: &str = "vxp";
+
+/// Namespaces that are looked into at the same time. Each takes two descriptors
+/// for as long, of which there may be no more than a thousand.
+const AT_ONCE: usize = 32;
 
 /// The device of the slow path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +85,8 @@ pub enum Container {
     Unusable(String),
     /// There.
     Present {
+        /// Which namespace it is, by inode.
+        netns: u64,
         /// The other end of the host veth, if it is in there.
         interface: Option<Interface>,
         /// Whether another interface has the name ours should have.
@@ -138,13 +144,6 @@ fn endpoint_of(name: &str) -> Option<&str> {
     (id.len() == 12 && id.bytes().all(is_hex)).then_some(id)
 }
 
-/// A namespace that is being worked in.
-#[derive(Debug)]
-pub(super) struct Inside {
-    pub(super) netns: Netns,
-    pub(super) netlink: Netlink,
-}
-
 /// The host veths among `links`, with the whole links for finding their peers.
 pub(super) fn host_veths(links: &[Link]) -> BTreeMap<String, &Link> {
     links
@@ -200,26 +199,27 @@ pub(super) fn source_ports() -> (u16, u16) {
     (min, (max - min).max(1))
 }
 
-/// Enters the namespace of each endpoint and looks for its interface.
+/// Enters the namespace of each endpoint and looks for its interface, except
+/// where that is `known`.
 pub(super) async fn containers(
     netlink: &Netlink,
     desired: &Desired,
     veths: &BTreeMap<String, &Link>,
-) -> (BTreeMap<String, Container>, BTreeMap<String, Inside>) {
+    known: BTreeMap<String, Container>,
+) -> BTreeMap<String, Container> {
     let own = netlink::inode(Path::new("/proc/thread-self/ns/net")).ok();
-    let looks = desired.endpoints.iter().map(|(id, endpoint)| async move {
-        let veth = veths.get(id).copied();
-        (id, container(netlink, endpoint, veth, own).await)
-    });
-    let mut containers = BTreeMap::new();
-    let mut namespaces = BTreeMap::new();
-    for (id, (container, inside)) in join_all(looks).await {
-        containers.insert(id.clone(), container);
-        if let Some(inside) = inside {
-            namespaces.insert(id.clone(), inside);
+    let mut looks = Vec::new();
+    for (id, endpoint) in &desired.endpoints {
+        if !known.contains_key(id) {
+            let veth = veths.get(id).copied();
+            looks.push(async move { (id.clone(), container(netlink, endpoint, veth, own).await) });
         }
     }
-    (containers, namespaces)
+    let found: Vec<_> = stream::iter(looks)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    known.into_iter().chain(found).collect()
 }
 
 async fn container(
@@ -227,30 +227,23 @@ async fn container(
     endpoint: &Endpoint,
     veth: Option<&Link>,
     own: Option<u64>,
-) -> (Container, Option<Inside>) {
+) -> Container {
     let netns = match Netns::open(&endpoint.netns.path) {
         Ok(netns) => netns,
-        Err(NetnsError::Gone { .. }) => return (Container::Gone, None),
-        Err(error) => return (Container::Unusable(describe(&error)), None),
+        Err(NetnsError::Gone { .. }) => return Container::Gone,
+        Err(error) => return Container::Unusable(describe(&error)),
     };
     let is_process = endpoint.netns.path.starts_with("/proc");
     if is_process && netns.inode() != endpoint.netns.inode {
-        return (Container::Gone, None);
+        return Container::Gone;
     }
     if Some(netns.inode()) == own {
         let reason = "it is in the daemon's own network namespace, which cannot be an endpoint";
-        return (Container::Unusable(reason.to_owned()), None);
+        return Container::Unusable(reason.to_owned());
     }
-    match look_inside(netlink, &netns, endpoint, veth).await {
-        Ok((container, inside)) => (
-            container,
-            Some(Inside {
-                netns,
-                netlink: inside,
-            }),
-        ),
-        Err(reason) => (Container::Unusable(reason), None),
-    }
+    look_inside(netlink, &netns, endpoint, veth)
+        .await
+        .unwrap_or_else(|error| Container::Unusable(describe(&error)))
 }
 
 async fn look_inside(
@@ -258,15 +251,14 @@ async fn look_inside(
     netns: &Netns,
     endpoint: &Endpoint,
     veth: Option<&Link>,
-) -> Result<(Container, Netlink), String> {
-    let inside = netns.connect().await.map_err(|e| describe(&e))?;
-    let links = inside.links().await.map_err(|e| describe(&e))?;
+) -> Result<Container, LookError> {
+    let inside = netns.connect().await?;
+    let links = inside.links().await?;
     // An index alone says nothing: it counts per namespace.
     let id = match veth {
-        Some(_) => netlink.netns_id(netns).await,
-        None => Ok(None),
+        Some(_) => netlink.netns_id(netns).await?,
+        None => None,
     };
-    let id = id.map_err(|e| describe(&e))?;
     let peer = veth.filter(|veth| id.is_some() && veth.peer_netns == id);
     let peer = peer.and_then(|veth| links.iter().find(|link| veth.peer == Some(link.index)));
     let name_taken = links
@@ -274,27 +266,35 @@ async fn look_inside(
         .any(|link| link.name == endpoint.ifname && Some(link.index) != peer.map(|p| p.index));
     let interface = match peer {
         None => None,
-        Some(link) => {
-            let addresses = inside.addresses().await.map_err(|e| describe(&e))?;
-            Some(Interface {
-                index: link.index,
-                name: link.name.clone(),
-                mac: link.mac,
-                mtu: link.mtu,
-                up: link.up,
-                addresses: addresses
-                    .iter()
-                    .filter(|address| address.link == link.index)
-                    .map(|address| address.network)
-                    .collect(),
-            })
-        }
+        Some(link) => Some(Interface {
+            index: link.index,
+            name: link.name.clone(),
+            mac: link.mac,
+            mtu: link.mtu,
+            up: link.up,
+            addresses: inside
+                .addresses()
+                .await?
+                .iter()
+                .filter(|address| address.link == link.index)
+                .map(|address| address.network)
+                .collect(),
+        }),
     };
-    let container = Container::Present {
+    Ok(Container::Present {
+        netns: netns.inode(),
         interface,
         name_taken,
-    };
-    Ok((container, inside))
+    })
+}
+
+/// Why a namespace could not be looked into.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
 }
 
 /// How the programs stand at the devices they belong to.

@@ -252,6 +252,7 @@ fn sort<'a>(wanted: &Wanted<'a>, observed: &Observed, plan: &mut Plan) -> Sorted
                 Some(Container::Present {
                     interface,
                     name_taken,
+                    ..
                 }),
                 veth,
             ) => {

@@ -15,7 +15,7 @@ use super::{
     StartError, Underlay, UnderlayChoice,
     apply::{Hands, Outcome},
     describe,
-    observe::{self, Container, FALLBACK, Fallback, HostVeth, Inside, ObserveError, Observed},
+    observe::{self, Container, FALLBACK, Fallback, HostVeth, ObserveError, Observed},
     plan::{Plan, Wanted, plan},
     tables::flood_overflow,
 };
@@ -61,7 +61,6 @@ impl Drop for Reconciler {
 /// One look at the kernel.
 struct Seen {
     observed: Observed,
-    namespaces: BTreeMap<String, Inside>,
     underlay_link: Option<Link>,
     /// What is wrong with the underlay.
     problem: Option<String>,
@@ -121,7 +120,7 @@ impl Reconciler {
             desired,
             port: self.options.port,
         };
-        let mut seen = self.observe(desired).await?;
+        let mut seen = self.observe(desired, BTreeMap::new()).await?;
         let mut next = plan(&wanted, &seen.observed);
         let mut outcome = Outcome::default();
         for _ in 1..PASSES {
@@ -129,9 +128,15 @@ impl Reconciler {
                 outcome = Outcome::default();
                 break;
             }
-            outcome = self.apply(desired, &seen.namespaces, &next).await;
+            let mut containers = std::mem::take(&mut seen.observed.containers);
+            outcome = self.apply(desired, &containers, &next).await;
             report.changes += outcome.changes;
-            seen = self.observe(desired).await?;
+            // Nothing happened in the other containers.
+            for step in &next.steps {
+                let owner = step.owner.as_ref();
+                owner.and_then(|id| containers.remove(id));
+            }
+            seen = self.observe(desired, containers).await?;
             let before = std::mem::replace(&mut next, plan(&wanted, &seen.observed));
             // The same again would fail again.
             if before.steps == next.steps {
@@ -150,16 +155,17 @@ impl Reconciler {
     async fn apply(
         &mut self,
         desired: &Desired,
-        namespaces: &BTreeMap<String, Inside>,
+        containers: &BTreeMap<String, Container>,
         plan: &Plan,
     ) -> Outcome {
         let mut hands = Hands {
             netlink: &self.netlink,
             datapath: &mut self.datapath,
             desired,
-            namespaces,
+            containers,
             tc: self.tc,
             port: self.options.port,
+            inside: None,
         };
         let outcome = hands.take(&plan.steps).await;
         if outcome.stale_learned
@@ -177,12 +183,17 @@ impl Reconciler {
         self.datapath.maps()?.sweep_learned()
     }
 
-    async fn observe(&mut self, desired: &Desired) -> Result<Seen, ObserveError> {
+    /// Looks at everything, but for the containers that are `known`.
+    async fn observe(
+        &mut self,
+        desired: &Desired,
+        known: BTreeMap<String, Container>,
+    ) -> Result<Seen, ObserveError> {
         let around = Surroundings::observe(&self.netlink).await?;
         let problem = self.find_underlay(&around);
         let underlay = self.underlay.clone();
         let veths = observe::host_veths(&around.links);
-        let (containers, namespaces) = observe::containers(&self.netlink, desired, &veths).await;
+        let containers = observe::containers(&self.netlink, desired, &veths, known).await;
         let devices = observe::devices(&around, underlay.as_ref());
         let loaded = self.datapath.config().is_some();
         let attached = if loaded {
@@ -211,7 +222,6 @@ impl Reconciler {
         Ok(Seen {
             underlay_link: underlay_link.cloned(),
             observed,
-            namespaces,
             problem,
         })
     }

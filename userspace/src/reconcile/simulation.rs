@@ -135,6 +135,7 @@ impl Kernel {
         let Some(Container::Present {
             interface,
             name_taken: false,
+            ..
         }) = self.observed.containers.get_mut(&endpoint.id)
         else {
             panic!("there is no place for {endpoint:?}");
@@ -325,6 +326,7 @@ fn any_container() -> impl Strategy<Value = Container> {
         1 => Just(Container::Gone),
         1 => Just(Container::Unusable("a reason".to_owned())),
         8 => present.prop_map(|(interface, name_taken)| Container::Present {
+            netns: 1,
             interface,
             name_taken,
         }),
