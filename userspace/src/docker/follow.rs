@@ -29,8 +29,12 @@ use super::{
 const REVIEW_EVERY: Duration = Duration::from_mins(1);
 /// How often it is looked for pairs whose time has come.
 const TICK: Duration = Duration::from_millis(500);
-/// Pauses between attempts: to reach Docker, or to settle one pair.
+/// The pause after a first failure, to reach Docker or to settle a pair; it
+/// doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause between attempts to reach Docker: containers wait for it.
+const LONGEST_AWAY: Duration = Duration::from_secs(5);
+/// The longest pause between attempts to settle one pair.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// What may change a pair.
 const ACTIONS: [&str; 8] = [
@@ -56,12 +60,8 @@ pub async fn follow(wiring: Arc<Wiring>) {
             pause = FIRST_PAUSE;
         }
         sleep(pause).await;
-        pause = longer(pause);
+        pause = (pause * 2).min(LONGEST_AWAY);
     }
-}
-
-fn longer(pause: Duration) -> Duration {
-    (pause * 2).min(LONGEST_PAUSE)
 }
 
 fn seconds_since_epoch() -> u64 {
@@ -224,7 +224,9 @@ impl Follower {
                 }
             }
             Err(error) => {
-                let pause = progress.failing.map_or(FIRST_PAUSE, longer);
+                let pause = progress
+                    .failing
+                    .map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
                 if progress.failing.is_none() {
                     warn!(pair = key, "not wired, and tried again: {error}");
                 } else {

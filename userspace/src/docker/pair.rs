@@ -13,7 +13,8 @@ pub struct Pair {
     pub key: String,
     /// The network-only container.
     pub network: Option<Container>,
-    /// Those that join it: one, unless somebody copied a container's settings.
+    /// Those that join it, running ones first: one, unless somebody copied a
+    /// container's settings, as tools do that replace it.
     pub users: Vec<Container>,
 }
 
@@ -52,7 +53,9 @@ impl Pair {
             // Made anew, it bears the ID of the first one as its name.
             (Some(joined), Some(network)) => joined == network.id || joined == network.name,
         };
-        let users = others.into_iter().filter(joins).collect();
+        let mut users: Vec<_> = others.into_iter().filter(joins).collect();
+        // The one that is shown and asked is the one that runs.
+        users.sort_by_key(|user| user.pid.is_none());
         Self {
             key: key.to_owned(),
             network,
@@ -139,6 +142,13 @@ mod tests {
         let pair = Pair::new("1", all);
         assert_eq!(pair.users, [user(ORIGIN, None)]);
         assert_eq!(pair.origin(), Some(ORIGIN));
+    }
+
+    #[test]
+    fn of_several_users_the_running_one_comes_first() {
+        let (old, new) = (user(ORIGIN, None), user(ORIGIN, Some(9)));
+        let all = vec![network("n", ORIGIN, Some(7)), old.clone(), new.clone()];
+        assert_eq!(Pair::new("1", all).users, [new, old]);
     }
 
     #[test]

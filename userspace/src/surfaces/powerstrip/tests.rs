@@ -4,6 +4,7 @@ use axum::{
     body::{Bytes, to_bytes},
     http::{Method, Request, StatusCode},
 };
+use proptest::prelude::*;
 use serde_json::json;
 use tower::ServiceExt;
 
@@ -154,5 +155,37 @@ async fn only_the_named_routes_exist() {
             .body(Body::empty())
             .unwrap();
         assert!(send(&router, request).await.0.is_client_error());
+    }
+}
+
+/// Sends these calls and gives the replies.
+fn replies(calls: Vec<Vec<u8>>) -> Vec<Value> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let router = endpoint().await;
+        let mut replies = Vec::new();
+        for bytes in calls {
+            replies.push(call(&router, "/adapter", bytes).await);
+        }
+        replies
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn any_body_that_does_not_opt_in_is_kept(bodies in proptest::collection::vec(".*", 1..32)) {
+        let calls = bodies.iter().map(|body| create(&body.as_str().into()).into_bytes());
+        for (reply, body) in replies(calls.collect()).iter().zip(&bodies) {
+            prop_assert_eq!(&reply["ModifiedClientRequest"]["Body"], body);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_answered(calls in proptest::collection::vec(any::<Vec<u8>>(), 1..32)) {
+        for reply in replies(calls) {
+            prop_assert!(reply["ModifiedClientRequest"].is_object());
+        }
     }
 }
