@@ -169,19 +169,25 @@ async fn becomes_ready(control: &Control, signals: &mut Signals) -> bool {
 }
 
 fn bind_hook(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    if !address.ip().is_loopback() {
+        warn!(
+            "the hook endpoint on {address} asks nobody who they are: whoever reaches it from \
+             another host can make containers and networks here"
+        );
+    }
     listen(address).map_err(|source| DaemonError::Hook { address, source })
 }
 
-/// Listens on an address even before it is there: in a network namespace whose
-/// loopback is still down 127.0.0.1 is not, and the daemon does not set up
-/// devices that are not its own.
+/// Listens on a loopback address even before it is there: it is not in a network
+/// namespace whose loopback is still down, and the daemon does not set up devices
+/// that are not its own.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    if address.is_ipv4() {
+    if address.is_ipv4() && address.ip().is_loopback() {
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
     socket.bind(address)?;
@@ -288,9 +294,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn listens_on_an_address_to_come_but_not_on_a_taken_one() {
-        // Of TEST-NET-1 (RFC 5737): no machine has it.
-        assert!(listen("192.0.2.77:0".parse().unwrap()).is_ok());
+    async fn listens_where_it_can() {
+        // Of TEST-NET-1 (RFC 5737): no machine has it, and a typo is no promise.
+        assert!(listen("192.0.2.77:0".parse().unwrap()).is_err());
         let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let second = listen(first.local_addr().unwrap());
         assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -173,9 +173,9 @@ fn ten_containers_at_once_get_ten_addresses() -> Result<()> {
 }
 
 #[test]
-fn the_hooks_of_the_seed_suffice() -> Result<()> {
+fn create_before_and_start_after_suffice() -> Result<()> {
     let lab = lab()?;
-    let site = Site::with_hooks(&lab, "a", Hooks::Seed)?;
+    let site = Site::with_hooks(&lab, "a", Hooks::CreateAndStartOnly)?;
     // The image is missing, and nobody tells us so.
     let missing = "create --pull never --name web -e SOCKETPLANE_CIDR=10.0.6.5/24";
     site.refused(&format!("{missing} missing"))?;

@@ -26,8 +26,8 @@ const ADAPTER_LIMIT: Duration = Duration::from_mins(1);
 pub(crate) enum Hooks {
     /// Before and after create, start and restart.
     All,
-    /// As in the article this project starts from: before create, after start.
-    Seed,
+    /// The least that works: before create, after start.
+    CreateAndStartOnly,
 }
 
 /// A body as it came from the client and as the adapter returned it.
@@ -245,7 +245,7 @@ impl Shared {
         match self.hooks {
             _ if method != "POST" => (false, false),
             Hooks::All => (create || start || restart, create || start || restart),
-            Hooks::Seed => (create, start),
+            Hooks::CreateAndStartOnly => (create, start),
         }
     }
 

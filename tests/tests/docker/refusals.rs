@@ -73,7 +73,7 @@ fn what_cannot_be_is_refused_in_words() -> Result<()> {
 #[test]
 fn a_refusal_reaches_the_user_without_hooks_after_create() -> Result<()> {
     let lab = lab()?;
-    let site = Site::with_hooks(&lab, "a", Hooks::Seed)?;
+    let site = Site::with_hooks(&lab, "a", Hooks::CreateAndStartOnly)?;
     let parts =
         ["vxplane: there is no network `shop`; create it with `vxplane network create shop`"];
     must_be_refused(&site, "-e SP_NETWORK=shop", &parts)

@@ -17,7 +17,10 @@ use axum::{
 };
 use futures_util::StreamExt;
 use serde_json::Value;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 use tracing::warn;
 
 use self::{
@@ -38,19 +41,21 @@ const LARGEST_CALL: usize = 32 << 20;
 const LARGEST_TAKEN: usize = 1 << 30;
 /// How long a call may take to arrive.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
-/// How many calls are held in memory at once; others wait.
-const CALLS_AT_ONCE: usize = 64;
+/// Bytes of all calls that are held in memory at once; others wait to go on. A
+/// call that is still to come holds none, so that idle connections cost nobody
+/// anything.
+const HELD_AT_ONCE: usize = 4 * LARGEST_CALL;
 
 struct Endpoint {
     wiring: Arc<Wiring>,
-    calls: Semaphore,
+    memory: Semaphore,
 }
 
 /// The endpoint's routes.
 pub fn router(wiring: Arc<Wiring>) -> Router {
     let endpoint = Arc::new(Endpoint {
         wiring,
-        calls: Semaphore::new(CALLS_AT_ONCE),
+        memory: Semaphore::new(HELD_AT_ONCE),
     });
     Router::new()
         .route("/v1/ping", get(|| async { "pong" }))
@@ -67,12 +72,12 @@ async fn adapter(
     headers: HeaderMap,
     body: Body,
 ) -> Json<Value> {
-    let _place = endpoint.calls.acquire().await;
-    let arrived = timeout(ARRIVAL_LIMIT, read(body)).await;
-    let call = Call::parse(&arrived.ok().flatten().unwrap_or_else(|| {
+    let arrived = timeout(ARRIVAL_LIMIT, read(body, &endpoint.memory)).await;
+    let arrived = arrived.ok().flatten().unwrap_or_else(|| {
         warn!("an adapter call broke off, or was too slow or too large");
-        Vec::new()
-    }));
+        Arrived::default()
+    });
+    let call = Call::parse(&arrived.bytes);
     // Web pages may send requests to 127.0.0.1, and browsers say that it was
     // one. They are answered like everybody, but nothing is done for them.
     if headers.contains_key(ORIGIN) {
@@ -81,22 +86,44 @@ async fn adapter(
     Json(endpoint.answer(call).await)
 }
 
+/// A call's body, and its share of the memory for all of them.
+#[derive(Default)]
+struct Arrived<'a> {
+    bytes: Vec<u8>,
+    share: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Arrived<'a> {
+    async fn take(&mut self, chunk: &[u8], memory: &'a Semaphore) -> Option<()> {
+        let more = memory
+            .acquire_many(chunk.len().try_into().ok()?)
+            .await
+            .ok()?;
+        match &mut self.share {
+            Some(share) => share.merge(more),
+            None => self.share = Some(more),
+        }
+        self.bytes.extend_from_slice(chunk);
+        Some(())
+    }
+}
+
 /// The whole body, unless it is too large or breaks off.
-async fn read(body: Body) -> Option<Vec<u8>> {
+async fn read(body: Body, memory: &Semaphore) -> Option<Arrived<'_>> {
     let mut chunks = body.into_data_stream();
-    let (mut bytes, mut length) = (Vec::new(), 0_usize);
+    let (mut arrived, mut length) = (Arrived::default(), 0_usize);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.ok()?;
         length = length.saturating_add(chunk.len());
         if length <= LARGEST_CALL {
-            bytes.extend_from_slice(&chunk);
+            arrived.take(&chunk, memory).await?;
         } else if length > LARGEST_TAKEN {
             return None;
         } else {
-            bytes = Vec::new();
+            arrived = Arrived::default();
         }
     }
-    (length <= LARGEST_CALL).then_some(bytes)
+    (length <= LARGEST_CALL).then_some(arrived)
 }
 
 impl Endpoint {
