@@ -176,6 +176,34 @@ fn the_xdp_guard_in_the_generic_hook() -> Result<()> {
     guarded("generic")
 }
 
+/// A restart with another `--xdp` puts the guard elsewhere or takes it away.
+#[test]
+fn the_xdp_guard_goes_where_the_last_start_wants_it() -> Result<()> {
+    let lab = lab()?;
+    let host = lab.host("host")?;
+    for (mode, place) in [
+        ("native", "native"),
+        ("generic", "generic"),
+        ("native", "native"),
+        ("auto", "off"),
+        ("generic", "generic"),
+        ("off", "off"),
+    ] {
+        let options = DaemonOptions::default().flags(&format!("--xdp {mode}"));
+        let status = host.daemon_with(&options)?.status()?;
+        ensure!(status["xdp"] == place, "--xdp {mode}: {status}");
+        ensure!(status["healthy"] == true, "--xdp {mode}: {status}");
+        let attached = host.run("ip -d link show dev eth0")?;
+        let found = match place {
+            "native" => attached.contains("prog/xdp") && !attached.contains("xdpgeneric"),
+            "generic" => attached.contains("xdpgeneric"),
+            _ => !attached.contains("prog/xdp"),
+        };
+        ensure!(found, "--xdp {mode}: {attached}");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_xdp_guard_is_off_where_it_costs() -> Result<()> {
     let lab = lab()?;

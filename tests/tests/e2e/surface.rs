@@ -55,6 +55,8 @@ fn networks_endpoints_and_peers_by_command_line() -> Result<()> {
     ids[0].1.must_reach("10.60.0.6".parse()?, 5)?;
     for (site, container, id) in &ids {
         site.daemon.cli(&format!("endpoint detach {id}"))?;
+        let links = container.run("ip -o link show")?;
+        ensure!(!links.contains("eth0"), "{links}");
         site.daemon.cli("network rm green")?;
     }
     let peer = b.ip();

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use vxplane_tests::harness::{DaemonOptions, KernelVxlan};
+use vxplane_tests::harness::{DaemonOptions, Host, KernelVxlan};
 
 use crate::site::{Site, blue, eventually, lab, sites};
 
@@ -171,4 +171,29 @@ fn a_port_that_somebody_else_has() -> Result<()> {
     eventually("the daemon is content", || {
         Ok(daemon.status()?["healthy"] == true)
     })
+}
+
+/// What is pinned is of the port before; a restart makes it that of the new one.
+#[test]
+fn hosts_that_are_restarted_on_another_port() -> Result<()> {
+    let lab = lab()?;
+    let hosts = [lab.host("a")?, lab.host("b")?];
+    let containers = [lab.container("a1")?, lab.container("b1")?];
+    let [there, here] = [blue(12), blue(11)];
+    for port in [4789, 8472, 4789] {
+        let start = |host: &Host| host.daemon_with(&flags(&format!("--port {port}")));
+        let daemons = [start(&hosts[0])?, start(&hosts[1])?];
+        for (number, last) in [(0, 11_u8), (1, 12)] {
+            let daemon = &daemons[number];
+            daemon.network("blue", "10.50.0.0/24", 7)?;
+            daemon.peer(hosts[1 - number].ip())?;
+            daemon.attach_at(&containers[number], "blue", &blue(last).to_string())?;
+            ensure!(daemon.status()?["port"] == port);
+        }
+        let wire = hosts[0].capture("eth0", &format!("udp dst port {port}"))?;
+        containers[0].must_reach(there, 5)?;
+        containers[1].must_reach(here, 5)?;
+        ensure!(wire.stop()?.len() >= 20, "not on port {port}");
+    }
+    Ok(())
 }
