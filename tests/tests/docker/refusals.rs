@@ -1,5 +1,7 @@
 //! What cannot be wired is refused in words, and leaves nothing behind.
 
+use std::thread;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
@@ -88,6 +90,27 @@ fn an_address_in_use_is_refused_and_stays_whose_it_is() -> Result<()> {
     ensure!(said.contains("10.0.6.5 is in use"), "{said}");
     ensure!(site.containers()?.len() == 2, "{:?}", site.containers());
     site.must_have("web", "10.0.6.5")
+}
+
+#[test]
+fn what_is_refused_takes_nothing_from_others_at_the_same_time() -> Result<()> {
+    let lab = lab()?;
+    let site = Site::new(&lab, "a")?;
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let site = &site;
+            // The broadcast address is refused after the network was made for it.
+            scope.spawn(move || site.refused("create -e SOCKETPLANE_CIDR=10.0.6.255/24 box"));
+            scope.spawn(move || site.run(&format!("c{number}"), "-e SOCKETPLANE_CIDR=10.0.6.0/24"));
+        }
+    });
+    for number in 0..4 {
+        let address = site.address_in(&format!("c{number}"))?;
+        ensure!(address.contains("inet 10.0.6."), "c{number}: {address}");
+    }
+    ensure!(site.endpoints()?.len() == 4, "{:?}", site.endpoints());
+    ensure!(site.containers()?.len() == 8, "{:?}", site.containers());
+    Ok(())
 }
 
 #[test]

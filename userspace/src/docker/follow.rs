@@ -239,3 +239,60 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::EventActor;
+
+    use super::{super::engine::Engine, *};
+    use crate::control::fake::{FakeKernel, Memory, daemon};
+
+    fn event(action: &str, ours: bool) -> EventMessage {
+        let mut attributes = HashMap::from([(labels::PAIR.to_owned(), "1".to_owned())]);
+        if ours {
+            attributes.insert(labels::ROLE.to_owned(), labels::ROLE_NETWORK.to_owned());
+        }
+        EventMessage {
+            action: Some(action.to_owned()),
+            actor: Some(EventActor {
+                attributes: Some(attributes),
+                ..EventActor::default()
+            }),
+            ..EventMessage::default()
+        }
+    }
+
+    async fn finish_one(follower: &mut Follower) {
+        let (key, settled) = follower.tasks.join_next().await.unwrap().unwrap();
+        assert!(settled.is_err(), "without Docker nothing is settled");
+        follower.note(&key, settled);
+    }
+
+    #[tokio::test]
+    async fn what_fails_is_tried_again_with_pauses_and_at_once_on_news_of_its_user() {
+        let control = daemon(&Memory::default(), FakeKernel::default()).await;
+        let engine = Arc::new(Engine::new("unix:///nonexistent/docker.sock"));
+        let mut follower = Follower::new(Arc::new(Wiring::new(engine, control)));
+
+        follower.see(&event("start", true));
+        assert!(follower.tasks.is_empty(), "we started it ourselves");
+        follower.see(&event("die", true));
+        follower.see(&event("die", true));
+        assert_eq!(follower.tasks.len(), 1, "one at a time");
+        finish_one(&mut follower).await;
+        assert_eq!(follower.pairs["1"].failing, Some(FIRST_PAUSE));
+
+        follower.see(&event("die", true));
+        assert!(follower.tasks.is_empty(), "our stop after the failure");
+        follower.see(&event("start", false));
+        assert_eq!(follower.tasks.len(), 1);
+        finish_one(&mut follower).await;
+        assert_eq!(follower.pairs["1"].failing, Some(FIRST_PAUSE * 2));
+
+        follower.spawn_due();
+        assert!(follower.tasks.is_empty(), "its pause is not over");
+        tokio::time::sleep(FIRST_PAUSE * 2).await;
+        follower.spawn_due();
+        assert_eq!(follower.tasks.len(), 1);
+    }
+}

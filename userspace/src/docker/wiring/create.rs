@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{PATIENCE, Wiring, WiringError, settle::Place};
 use crate::{
-    control::Created,
+    control::{Created, Kind},
     docker::{
         labels,
         network_container::{NetworkContainer, labels_of_wish},
@@ -62,32 +62,44 @@ impl Wiring {
         // Say that Docker is away before anything is made.
         self.engine.client().await?;
         self.replace_abandoned(request).await;
-        let key = new_key().await;
-        let _turn = self.turns.take(&key).await;
-        let _slot = self.slots.acquire().await;
-        let (network, created) = self.network_for(&request.wish.network).await?;
-        let steps = self.make(request, &key, &network);
-        match timeout(PATIENCE, steps)
-            .await
-            .unwrap_or(Err(WiringError::TimedOut))
-        {
-            Ok(network_id) => {
-                let mut memory = self.memory();
-                memory.unused.insert(key.clone(), Instant::now());
-                memory
-                    .requested
-                    .entry(request.digest.clone())
-                    .or_default()
-                    .push(key.clone());
-                info!(pair = key, network, "network-only container made");
-                Ok(Prepared { key, network_id })
-            }
-            Err(error) => {
-                self.undo(&key, (created == Created::New).then_some(&network))
-                    .await;
-                Err(error)
+        loop {
+            let key = new_key().await;
+            let _turn = self.turns.take(&key).await;
+            let _slot = self.slots.acquire().await;
+            let (network, created) = self.network_for(&request.wish.network).await?;
+            let made = timeout(PATIENCE, self.make(request, &key, &network)).await;
+            match made.unwrap_or(Err(WiringError::TimedOut)) {
+                Ok(network_id) => {
+                    info!(pair = key, network, "network-only container made");
+                    self.await_answer(request, &key);
+                    return Ok(Prepared { key, network_id });
+                }
+                Err(error) => {
+                    let made_for_it = (created == Created::New).then_some(&*network);
+                    self.undo(&key, made_for_it).await;
+                    if !self.is_lost_race(&error, &network) {
+                        return Err(error);
+                    }
+                }
             }
         }
+    }
+
+    /// Whether a network was found that somebody else, who had made it and then
+    /// failed, removed before we were in it. Then it is made again: each time
+    /// around, another request has ended.
+    fn is_lost_race(&self, error: &WiringError, network: &str) -> bool {
+        let WiringError::Control(error) = error else {
+            return false;
+        };
+        error.kind() == Kind::NotFound && self.control.network(network).is_err()
+    }
+
+    fn await_answer(&self, request: &Request, key: &str) {
+        let mut memory = self.memory();
+        memory.unused.insert(key.to_owned(), Instant::now());
+        let requested = memory.requested.entry(request.digest.clone());
+        requested.or_default().push(key.to_owned());
     }
 
     async fn make(
@@ -120,7 +132,7 @@ impl Wiring {
 
     /// Leaves nothing of a pair, as far as Docker lets us; what is left is an
     /// orphan, and is found as one later.
-    async fn undo(&self, key: &str, made_for_it: Option<&String>) {
+    async fn undo(&self, key: &str, made_for_it: Option<&str>) {
         if let Err(error) = self.dissolve(key).await {
             warn!(pair = key, "a failed wiring is not all undone yet: {error}");
         }
@@ -185,18 +197,19 @@ impl Wiring {
             .filter_map(|labels| labels.get(labels::PAIR))
         {
             let since = self.memory().unused.get(key).copied();
-            let waits = since.map_or(Duration::ZERO, |since| since.elapsed());
-            sleep(IN_FLIGHT.saturating_sub(waits)).await;
+            if let Some(since) = since {
+                sleep(IN_FLIGHT.saturating_sub(since.elapsed())).await;
+            }
             self.remove_unused(key).await;
         }
     }
 
-    /// Removes a network-only container that has no user.
+    /// Removes a network-only container, unless it has a user.
     async fn remove_unused(&self, key: &str) {
         let _turn = self.turns.take(key).await;
         let removed = match self.engine.pair(key).await {
-            Ok(pair) if pair.users.is_empty() => self.dissolve(key).await,
-            Ok(_) => Ok(()),
+            Ok(pair) if !pair.users.is_empty() => return,
+            Ok(_) => self.dissolve(key).await,
             Err(error) => Err(error.into()),
         };
         match removed {

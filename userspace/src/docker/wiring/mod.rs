@@ -53,7 +53,7 @@ struct Memory {
     /// Pairs made for a create request that Docker has not answered yet, by the
     /// request's digest.
     requested: HashMap<String, Vec<String>>,
-    /// Since when a network-only container has had no user, as far as known.
+    /// Since when a network-only container has been waiting for its user.
     unused: HashMap<String, Instant>,
     /// Why a pair could not be wired.
     failures: HashMap<String, String>,
