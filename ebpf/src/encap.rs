@@ -52,7 +52,7 @@ pub(crate) fn send(
         ),
     };
     vtep.outer.write(&mut headers.outer, per_packet);
-    Ok(packet::redirect_neigh(vtep.ifindex))
+    Ok(packet::redirect_neigh(vtep.ifindex, vtep.outer.next_hop))
 }
 
 /// An IPv4 identification: packets without DF must not have that of another one

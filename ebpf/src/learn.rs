@@ -187,6 +187,7 @@ fn new_entry(vtep: u32, peer: &Peer, moved: u64) -> Learned {
         vtep: vtep.to_ne_bytes(),
         ifindex: peer.ifindex,
         outer: peer.outer,
+        pad: [0; 4],
     }
 }
 

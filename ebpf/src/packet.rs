@@ -10,8 +10,9 @@ use aya_ebpf::{
         BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
         BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
         BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM, BPF_F_ZERO_CSUM_TX,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1,
-        bpf_tunnel_key__bindgen_ty_2, bpf_tunnel_key__bindgen_ty_3,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2,
+        bpf_tunnel_key__bindgen_ty_3,
     },
     bpf_f_adj_room_encap_l2,
     cty::{c_long, c_void},
@@ -26,6 +27,9 @@ use vxplane_common::{
 };
 
 use crate::verdict::Action;
+
+/// The kernel's number for IPv4 among address families.
+const AF_INET: u32 = 2;
 
 /// `skb->pkt_type` of what is addressed to the device it came in by.
 const PACKET_HOST: u32 = 0;
@@ -44,6 +48,10 @@ const STRIP_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESE
 /// [`OVERHEAD_IPV4`], of the type the kernel takes.
 const ROOM: i32 = 50;
 const _: () = assert!(ROOM as u32 == OVERHEAD_IPV4);
+
+/// Bytes of a next hop, of the type the kernel takes.
+const HOP_LEN: i32 = 20;
+const _: () = assert!(HOP_LEN as usize == size_of::<bpf_redir_neigh>());
 
 /// Headers of some packet, by their distance from its first byte.
 pub(crate) trait Headers {
@@ -305,12 +313,23 @@ pub(crate) fn redirect_peer(ifindex: u32) -> Action {
     Action::Redirect
 }
 
-/// Ends the program: out of a device, to the next hop of its IP destination; the
-/// kernel's neighbour table writes the Ethernet header.
+/// Ends the program: out of a device, to `next_hop`, or if that is 0, to where the
+/// kernel's routes send it; its neighbour table writes the Ethernet header.
 #[inline(always)]
-pub(crate) fn redirect_neigh(ifindex: u32) -> Action {
-    // SAFETY: no parameters are given, so none are read.
-    unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+pub(crate) fn redirect_neigh(ifindex: u32, next_hop: [u8; 4]) -> Action {
+    if next_hop == [0; 4] {
+        // SAFETY: no parameters are given, so none are read.
+        unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+        return Action::Redirect;
+    }
+    // The largest member of the union first: the smaller leaves no byte undefined.
+    let mut hop = bpf_redir_neigh {
+        nh_family: AF_INET,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+    };
+    hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(next_hop);
+    // SAFETY: `hop` is as long as said, and the kernel keeps no pointer to it.
+    unsafe { helper::bpf_redirect_neigh(ifindex, &raw mut hop, HOP_LEN, 0) };
     Action::Redirect
 }
 

@@ -135,6 +135,7 @@ mod tests {
             device: Some(device),
             source: None,
             metric,
+            by_gateway: true,
         }
     }
 

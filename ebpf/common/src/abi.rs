@@ -92,6 +92,10 @@ pub struct Outer {
     pub ipv4_sum: u32,
     /// IPv4 (20), UDP (8) and VXLAN (8) headers.
     pub header: [u8; 36],
+    /// The VTEP itself where it is on the underlay's own link: then the kernel
+    /// need not look up a route for each packet. 0 where it has to, since the way
+    /// by a gateway may change at any time.
+    pub next_hop: [u8; 4],
 }
 
 /// One container interface. Key: ifindex of its host veth.
@@ -176,6 +180,8 @@ pub struct Learned {
     pub ifindex: u32,
     /// The outer headers towards that VTEP.
     pub outer: Outer,
+    /// Explicit padding.
+    pub pad: [u8; 4],
 }
 
 /// How much a network may still learn. Both fields are updated atomically by
@@ -356,17 +362,17 @@ macro_rules! packed_sizes {
 
 packed_sizes! {
     Config = 4 + 2 + 2 + 2 + 2 + 4 + 4;
-    Outer = 4 + 36;
+    Outer = 4 + 36 + 4;
     Endpoint = 4 + 4 + 6 + 2 + 4;
     FdbKey = 4 + 6 + 2;
-    FdbEntry = 4 + 4 + 4 + 4 + 40;
-    Learned = 8 + 8 + 4 + 4 + 40;
+    FdbEntry = 4 + 4 + 4 + 4 + 44;
+    Learned = 8 + 8 + 4 + 4 + 44 + 4;
     LearnBudget = 8 + 8;
     NeighbourKey = 4 + 4;
     Neighbour = 6 + 2;
     Network = 4;
     PeerKey = 4 + 4;
-    Peer = 4 + 4 + 40;
+    Peer = 4 + 4 + 44;
     FloodKey = 4 + 4;
     FloodTarget = 4 + 4 + 4;
     DropKey = 4 + 1 + 1 + 2;

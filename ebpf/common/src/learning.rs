@@ -48,7 +48,9 @@ mod tests {
         outer: Outer {
             ipv4_sum: 0,
             header: [0; 36],
+            next_hop: [0; 4],
         },
+        pad: [0; 4],
     };
 
     #[test]

@@ -63,6 +63,19 @@ impl Outer {
         Self {
             ipv4_sum: checksum::sum(ipv4) as u32,
             header,
+            next_hop: [0; 4],
+        }
+    }
+
+    /// The same, to a VTEP on the underlay's own link.
+    #[must_use]
+    pub const fn on_link(self) -> Self {
+        let [.., d0, d1, d2, d3] = *self.header.split_at(Ipv4::LEN as usize).0 else {
+            return self;
+        };
+        Self {
+            next_hop: [d0, d1, d2, d3],
+            ..self
         }
     }
 
@@ -171,6 +184,14 @@ mod tests {
             0x08, 0, 0, 0, 0x0a, 0x0b, 0x0c, 0,
         ];
         assert_eq!(room.0, expected);
+    }
+
+    #[test]
+    fn on_the_link_the_vtep_is_the_next_hop() {
+        let outer = Outer::new(LOCAL, REMOTE, 4789, vni(1));
+        assert_eq!(outer.next_hop, [0; 4]);
+        assert_eq!(outer.on_link().next_hop, REMOTE.octets());
+        assert_eq!(outer.on_link().header, outer.header);
     }
 
     #[test]

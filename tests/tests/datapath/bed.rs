@@ -363,6 +363,7 @@ pub(crate) fn local(ifindex: u32, ip: Ipv4Addr, slot: u32) -> FdbEntry {
         outer: Outer {
             ipv4_sum: 0,
             header: [0; 36],
+            next_hop: [0; 4],
         },
     }
 }

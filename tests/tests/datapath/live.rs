@@ -131,7 +131,9 @@ impl Node {
         let peer = Peer {
             flags: PEER_LEARN,
             ifindex,
-            outer: self.outer(vtep),
+            // What is learned is sent to the VTEP itself, what is known to where
+            // routes lead: the host tries both.
+            outer: self.outer(vtep).on_link(),
         };
         self.programs.put(map::PEERS, peer_key(NET, vtep), peer);
         let target = FloodTarget {

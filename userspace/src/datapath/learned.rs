@@ -128,6 +128,7 @@ mod tests {
         Outer {
             ipv4_sum: 0,
             header: [byte; 36],
+            next_hop: [0; 4],
         }
     }
 
@@ -148,6 +149,7 @@ mod tests {
             vtep: VTEP,
             ifindex: 3,
             outer: outer(1),
+            pad: [0; 4],
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Route {
     pub source: Option<Ipv4Addr>,
     /// Its metric: the lowest wins.
     pub metric: u32,
+    /// Whether it leads to a gateway, not straight to the destination.
+    pub by_gateway: bool,
 }
 
 fn inet(address: &RouteAddress) -> Option<Ipv4Addr> {
@@ -41,6 +43,7 @@ fn parse(message: &RouteMessage) -> Option<Route> {
         device: None,
         source: None,
         metric: 0,
+        by_gateway: false,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -52,7 +55,9 @@ fn parse(message: &RouteMessage) -> Option<Route> {
             // The first leg of a multipath route stands for all of them.
             RouteAttribute::MultiPath(legs) => {
                 route.device = legs.first().map(|leg| leg.interface_index);
+                route.by_gateway = true;
             }
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => route.by_gateway = true,
             RouteAttribute::PrefSource(address) => route.source = inet(address),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             _ => {}

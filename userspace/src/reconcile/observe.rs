@@ -94,6 +94,15 @@ pub enum Container {
     },
 }
 
+/// How the underlay reaches a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The device towards it.
+    pub ifindex: u32,
+    /// Whether it is on the link of that device, not behind a gateway.
+    pub on_link: bool,
+}
+
 /// The kernel's state, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -101,8 +110,8 @@ pub struct Observed {
     pub underlay: Option<Underlay>,
     /// First entropy port and how many there are.
     pub source_ports: (u16, u16),
-    /// The device towards each peer there is a route to.
-    pub routes: BTreeMap<Ipv4Addr, u32>,
+    /// The way to each peer there is a route to.
+    pub routes: BTreeMap<Ipv4Addr, Way>,
     /// The device of the slow path.
     pub fallback: Fallback,
     /// Host veths by endpoint ID.
@@ -172,16 +181,20 @@ pub(super) fn fallback(links: &[Link]) -> Fallback {
     }
 }
 
-/// The device towards each peer. A peer without a route is left out.
+/// The way to each peer. A peer without a route is left out.
 pub(super) async fn routes(
     netlink: &Netlink,
     desired: &Desired,
     underlay: Option<&Underlay>,
-) -> BTreeMap<Ipv4Addr, u32> {
+) -> BTreeMap<Ipv4Addr, Way> {
     let source = underlay.map(|underlay| underlay.vtep);
     let look_up = desired.peers.keys().map(|peer| async move {
         let route = netlink.route_to(*peer, source).await.ok()?;
-        Some((*peer, route.device?))
+        let way = Way {
+            ifindex: route.device?,
+            on_link: !route.by_gateway,
+        };
+        Some((*peer, way))
     });
     join_all(look_up).await.into_iter().flatten().collect()
 }

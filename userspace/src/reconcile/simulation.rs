@@ -17,7 +17,7 @@ use vxplane_common::{
 
 use super::{
     Underlay,
-    observe::{Container, Fallback, HostVeth, Interface, Observed},
+    observe::{Container, Fallback, HostVeth, Interface, Observed, Way},
     plan::{Entry, Key, Op, Plan, Step, Wanted, overlay_mtu, plan},
     tables::Tables,
 };
@@ -362,7 +362,7 @@ fn any_underlay() -> impl Strategy<Value = Option<Underlay>> {
 fn any_kernel() -> impl Strategy<Value = Kernel> {
     let veths = collection::btree_map(0_u8..7, (any::<bool>(), any::<bool>()), 0..7);
     let containers = collection::vec(any_container(), 7);
-    let routes = collection::btree_map(0_u8..5, 1_u32..4, 0..5);
+    let routes = collection::btree_map(0_u8..5, (1_u32..4, any::<bool>()), 0..5);
     let pins = collection::btree_set((sample::select(Program::ALL.to_vec()), 1_u32..40), 0..9);
     let state = (any_underlay(), any_fallback(), any_tc(), routes);
     (state, veths, containers, pins).prop_map(|(state, veths, containers, pins)| {
@@ -390,7 +390,9 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
             underlay,
             source_ports: (32768, 28231),
             routes: routes
-                .map(|(last, index)| (Ipv4Addr::new(192, 0, 2, last), index))
+                .map(|(last, (ifindex, on_link))| {
+                    (Ipv4Addr::new(192, 0, 2, last), Way { ifindex, on_link })
+                })
                 .collect(),
             fallback,
             veths,

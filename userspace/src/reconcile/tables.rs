@@ -45,6 +45,7 @@ pub(super) struct Wired<'a> {
 const NO_OUTER: Outer = Outer {
     ipv4_sum: 0,
     header: [0; 36],
+    next_hop: [0; 4],
 };
 
 impl Tables {
@@ -118,6 +119,8 @@ impl Tables {
         let mut vteps = Vec::new();
         for peer in wanted.peers_of(&network.name, underlay.vtep) {
             let vtep = peer.octets();
+            let way = observed.routes.get(&peer);
+            let outer = Outer::new(underlay.vtep, peer, wanted.port, network.vni);
             let key = PeerKey {
                 vni: network.vni.get(),
                 vtep,
@@ -126,12 +129,12 @@ impl Tables {
                 flags: PEER_LEARN,
                 // Without a route there is no better guess, and what comes in
                 // from the peer is good all the same.
-                ifindex: observed
-                    .routes
-                    .get(&peer)
-                    .copied()
-                    .unwrap_or(underlay.ifindex),
-                outer: Outer::new(underlay.vtep, peer, wanted.port, network.vni),
+                ifindex: way.map_or(underlay.ifindex, |way| way.ifindex),
+                outer: if way.is_some_and(|way| way.on_link) {
+                    outer.on_link()
+                } else {
+                    outer
+                },
             };
             self.peers.insert(key, entry);
             vteps.push(vtep);
