@@ -58,7 +58,11 @@ fn clsact_does_as_well_and_switching_leaves_nothing() -> Result<()> {
     let pings = pinger.stop()?;
     ensure!(pings.is_lossless(), "{pings}");
 
-    all_well(&reconcile_once(&here, &mine.0)?)?;
+    let tcx = Options {
+        attach: AttachMode::Tcx,
+        ..options(&here)
+    };
+    all_well(&reconcile_with(tcx, &here, &mine.0)?)?;
     a.must_reach(B, 5)?;
     let shown = filters()?;
     ensure!(

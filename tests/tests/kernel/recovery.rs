@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
-use vxplane::reconcile::{EndpointState, Reconciler};
+use vxplane::reconcile::{AttachMode, EndpointState, Options, Reconciler};
 use vxplane_common::abi::{Endpoint, map};
 use vxplane_tests::harness::{Container, Host, Lab};
 
@@ -150,11 +150,24 @@ fn the_underlay_is_followed() -> Result<()> {
 }
 
 #[test]
-fn programs_are_swapped_without_a_lost_packet() -> Result<()> {
+fn links_are_swapped_without_a_lost_packet() -> Result<()> {
+    programs_are_swapped_without_a_lost_packet(AttachMode::Auto)
+}
+
+#[test]
+fn filters_are_swapped_without_a_lost_packet() -> Result<()> {
+    programs_are_swapped_without_a_lost_packet(AttachMode::Clsact)
+}
+
+fn programs_are_swapped_without_a_lost_packet(attach: AttachMode) -> Result<()> {
     let lab = Lab::new()?;
     let pair = Pair::new(&lab)?;
+    let options = Options {
+        attach,
+        ..options(&pair.here)
+    };
     within(&pair.here, async || {
-        let mut reconciler = Reconciler::start(options(&pair.here)).await?;
+        let mut reconciler = Reconciler::start(options).await?;
         all_well(&reconciler.reconcile(&pair.mine.0).await)?;
         let pinger = pair.a.pinger(B)?;
         for first in 20_000..20_008 {
@@ -165,6 +178,7 @@ fn programs_are_swapped_without_a_lost_packet() -> Result<()> {
                 .sysctl("net/ipv4/ip_local_port_range", &range)?;
             let report = reconciler.reconcile(&pair.mine.0).await;
             all_well(&report)?;
+            ensure!(report.changes == 0, "{report:?}");
         }
         let pings = pinger.stop()?;
         ensure!(pings.is_lossless(), "{pings}");
