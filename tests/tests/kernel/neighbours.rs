@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, os::unix::fs::MetadataExt, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use vxplane::reconcile::{
     AttachMode, EndpointState, Options, Reconciler, Report, UnderlayChoice, XdpMode,
 };
@@ -156,6 +156,37 @@ fn whoever_has_the_port_is_named() -> Result<()> {
     here.run("ip link del vxplane0")?;
 
     all_well(&reconcile_once(&here, &mine.0)?)
+}
+
+#[test]
+fn a_second_daemon_is_refused() -> Result<()> {
+    let lab = Lab::new()?;
+    let (here, there) = (lab.host("here")?, lab.host("there")?);
+    within(&here, async || {
+        let _first = Reconciler::start(options(&here)).await?;
+        let other = Options {
+            bpffs: there.bpffs(),
+            ..options(&here)
+        };
+        let Err(error) = Reconciler::start(other).await else {
+            anyhow::bail!("two daemons in one namespace");
+        };
+        let us = format!("process {}", std::process::id());
+        ensure!(error.to_string().contains(&us), "{error}");
+        within(&there, async || {
+            let shared = Options {
+                bpffs: here.bpffs(),
+                ..options(&there)
+            };
+            let error = Reconciler::start(shared).await.err();
+            let error = error.context("two daemons upon the same pins")?;
+            let text = format!("{:#}", anyhow::Error::new(error));
+            ensure!(text.contains("another vxplane daemon uses"), "{text}");
+            Ok(())
+        })
+    })?;
+    // When it has ended, the next one may.
+    all_well(&reconcile_once(&here, &Wish::blue()?.0)?)
 }
 
 #[test]

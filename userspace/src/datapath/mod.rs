@@ -17,7 +17,9 @@ mod pins;
 pub mod probe;
 
 use std::{
-    fmt, fs, io,
+    fmt,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -28,6 +30,7 @@ use aya::{
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
+use nix::fcntl::{Flock, FlockArg};
 use tokio::task::AbortHandle;
 use vxplane_common::abi::Config;
 
@@ -49,6 +52,12 @@ pub enum Error {
         /// What the kernel said.
         #[source]
         source: io::Error,
+    },
+    /// Another daemon pins there.
+    #[error("another vxplane daemon uses {path}; give each a directory of its own with --bpffs")]
+    InUse {
+        /// Which.
+        path: PathBuf,
     },
     /// Pinned maps are of another layout.
     #[error(transparent)]
@@ -142,6 +151,8 @@ impl Drop for Loaded {
 /// The programs and maps of one daemon.
 pub struct Datapath {
     directory: PathBuf,
+    /// Of the directory, as long as this process lives.
+    _lock: Flock<File>,
     loaded: Option<Loaded>,
     maps: Option<SharedMaps>,
     /// Event forwarding and sweeping, which go on across loads.
@@ -172,7 +183,14 @@ impl Datapath {
             let path = directory.join(part);
             fs::create_dir_all(&path).map_err(|source| Error::Path { path, source })?;
         }
+        let path = directory.to_owned();
+        let file = match File::open(directory) {
+            Ok(file) => file,
+            Err(source) => return Err(Error::Path { path, source }),
+        };
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
         Ok(Self {
+            _lock: lock.map_err(|_| Error::InUse { path })?,
             directory: directory.to_owned(),
             loaded: None,
             maps: None,

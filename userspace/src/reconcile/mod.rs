@@ -2,6 +2,7 @@
 //! and level-triggered; it never looks at how the difference came about.
 
 mod apply;
+mod claim;
 pub mod observe;
 pub mod plan;
 mod reconciler;
@@ -16,7 +17,7 @@ use vxplane_common::{
     drop::{Direction, DropReason},
 };
 
-pub use self::reconciler::Reconciler;
+pub use self::{claim::ClaimError, reconciler::Reconciler};
 use crate::datapath;
 
 /// How the user named the underlay.
@@ -155,6 +156,9 @@ pub enum StartError {
     /// No netlink socket.
     #[error("cannot talk to the kernel's network configuration (rtnetlink)")]
     Netlink(#[source] io::Error),
+    /// The network namespace has a daemon already.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// No place for pins.
     #[error("cannot use the bpffs directory")]
     Datapath(#[from] datapath::Error),
@@ -179,10 +183,10 @@ pub enum CountersError {
 
 /// An error and what caused it, in one line.
 pub(crate) fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+    let mut text = shorten(error.to_string());
     let mut cause = error.source();
     while let Some(error) = cause {
-        let more = error.to_string();
+        let more = shorten(error.to_string());
         // A transparent error says the same as its source.
         if !text.ends_with(&more) {
             text.push_str(": ");
@@ -191,4 +195,35 @@ pub(crate) fn describe(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Leaves out the middle of what is too long to read: the verifier's log of a
+/// program it refused, whose end says why.
+fn shorten(text: String) -> String {
+    const HEAD: usize = 200;
+    const TAIL: usize = 600;
+    let length = text.chars().count();
+    if length <= HEAD + TAIL {
+        return text;
+    }
+    let head: String = text.chars().take(HEAD).collect();
+    let tail: String = text.chars().skip(length - TAIL).collect();
+    format!("{head} … {tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_with_its_causes_and_without_a_verifier_log() {
+        let cause = io::Error::other(format!("begin {} the end", "é".repeat(5000)));
+        let text = describe(&StartError::Netlink(cause));
+        assert!(text.starts_with("cannot talk to the kernel's network configuration"));
+        assert!(text.contains(": begin é"), "{text}");
+        assert!(
+            text.ends_with(" the end") && text.chars().count() < 1000,
+            "{text}"
+        );
+    }
 }

@@ -14,6 +14,7 @@ use super::{
     AttachMode, Counters, CountersError, DatapathStatus, EndpointState, Options, Report,
     StartError, Underlay, UnderlayChoice,
     apply::{Hands, Outcome},
+    claim::Claim,
     describe,
     observe::{self, Container, FALLBACK, Fallback, HostVeth, ObserveError, Observed},
     plan::{Plan, Wanted, plan},
@@ -42,6 +43,7 @@ pub struct Reconciler {
     guard: Option<GuardFor>,
     changes: watch::Sender<u64>,
     watching: AbortHandle,
+    _claim: Claim,
 }
 
 /// Where the guard runs, and for which state of things that was decided.
@@ -81,6 +83,7 @@ impl Reconciler {
         };
         let changes = watch::Sender::new(0);
         Ok(Self {
+            _claim: Claim::new()?,
             netlink: Netlink::connect().map_err(StartError::Netlink)?,
             datapath: Datapath::open(&options.bpffs)?,
             tc,
