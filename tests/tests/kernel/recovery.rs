@@ -1,6 +1,6 @@
 //! What others do to the kernel's state is put right.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
@@ -221,6 +221,34 @@ fn namespaces_come_and_go() -> Result<()> {
     let report = reconcile_once(&pair.here, &of_process.0)?;
     ensure!(*state(&report, 11)? == EndpointState::NamespaceGone);
     Ok(())
+}
+
+#[test]
+fn a_container_that_dies_takes_nobody_along() -> Result<()> {
+    let lab = Lab::new()?;
+    let here = lab.host("here")?;
+    let (a, b) = (lab.container("a")?, lab.container("b")?);
+    let name = b.netns().name().to_owned();
+    within(&here, async || {
+        let mut reconciler = Reconciler::start(options(&here)).await?;
+        for round in 0..16 {
+            let other = Wish::blue()?.endpoint(&b, 12)?;
+            all_well(&reconciler.reconcile(&other.0).await)?;
+            // One is attached while the other's devices vanish, each time at
+            // another moment.
+            let line = format!("sleep 0.{round:03}; ip netns del {name}");
+            let mut dying = Command::new("sh").args(["-c", &line]).spawn()?;
+            let both = other.endpoint(&a, 11)?;
+            for _ in 0..4 {
+                let report = reconciler.reconcile(&both.0).await;
+                let lives = matches!(state(&report, 11)?, EndpointState::Ready { .. });
+                ensure!(lives, "round {round}: {report:?}");
+            }
+            ensure!(dying.wait()?.success());
+            here.run(&format!("ip netns add {name}"))?;
+        }
+        Ok(())
+    })
 }
 
 #[test]

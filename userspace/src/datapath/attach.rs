@@ -11,10 +11,11 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError, TcHandle,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, TcHandle,
         links::{FdLink, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
     },
+    sys::SyscallError,
 };
 use nix::errno::Errno;
 
@@ -25,6 +26,11 @@ use crate::netlink::Filter;
 const PRIORITY: u16 = 0xf000;
 /// Any number, but always the same: a filter is replaced by naming it.
 const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// How often a device is asked for its programs while others swap theirs.
+const SWAPS: u32 = 8;
+/// What aya calls asking about a program by its ID.
+const ASK: &str = "bpf_prog_get_fd_by_id";
 
 /// A TC program, named by where its packets come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +116,8 @@ impl Datapath {
         })
     }
 
-    /// How `program` stands at `device` by a TCX link.
+    /// How `program` stands at `device` by a TCX link; not at all at a device
+    /// that is gone.
     pub fn attached_by_link(&self, program: Program, device: &Device) -> Result<Attached, Error> {
         let path = self.pin(program.name(), device.index);
         let Some(pinned) = pinned_link(&path)? else {
@@ -121,10 +128,8 @@ impl Datapath {
             .map_err(|source| Error::Link { path, source })?
             .program_id();
         // A pin outlives its device, and another may have got its index.
-        let running = SchedClassifier::query_tcx(&device.name, TcAttachType::Ingress)
-            .map(|(_, programs)| programs)
-            .map_err(|source| attach_error(program, device, source))?;
-        if !running.iter().any(|info| info.id() == pinned_id) {
+        let running = running(device).map_err(|source| attach_error(program, device, source))?;
+        if !running.contains(&pinned_id) {
             return Ok(Attached::No);
         }
         self.compare(program, pinned_id)
@@ -197,6 +202,38 @@ fn parse_pin(name: &str) -> Option<(&'static str, u32)> {
     let known = Program::ALL.map(Program::name).into_iter();
     let program = known.chain([guard::PROGRAM]).find(|p| *p == program)?;
     Some((program, index.parse().ok()?))
+}
+
+/// The IDs of the programs that TCX runs at `device`; none if it is gone.
+fn running(device: &Device) -> Result<Vec<u32>, ProgramError> {
+    let mut asked = 1;
+    loop {
+        match SchedClassifier::query_tcx(&device.name, TcAttachType::Ingress) {
+            Ok((_, programs)) => return Ok(programs.iter().map(ProgramInfo::id).collect()),
+            Err(error) if is_swapped(&error) && asked < SWAPS => asked += 1,
+            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a program, of whoever's, went away between being named and being
+/// asked about.
+fn is_swapped(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(SyscallError { call: ASK, io_error })
+        if io_error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Whether the device is gone. Its name is looked up first, its programs then.
+fn is_gone(error: &ProgramError) -> bool {
+    let source = match error {
+        ProgramError::TcError(TcError::IoError(source)) => source,
+        ProgramError::SyscallError(SyscallError { call, io_error }) if *call != ASK => io_error,
+        _ => return false,
+    };
+    let gone = [Errno::ENODEV, Errno::ENXIO, Errno::ENOENT];
+    gone.iter()
+        .any(|errno| source.raw_os_error() == Some(*errno as i32))
 }
 
 fn is_ours(filter: &Filter, program: Program) -> bool {
@@ -360,6 +397,30 @@ mod tests {
         assert_eq!(parse_pin("somebody_elses-3"), None);
         assert_eq!(parse_pin("from_container-x"), None);
         assert_eq!(parse_pin("from_container"), None);
+    }
+
+    #[test]
+    fn a_device_that_is_gone_runs_nothing() {
+        let device = Device {
+            index: i32::MAX.cast_unsigned(),
+            name: "vxp-none".to_owned(),
+        };
+        assert_eq!(running(&device).unwrap(), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn only_what_a_missing_device_answers_counts_as_gone() {
+        let answer = |call, errno: Errno| {
+            ProgramError::from(SyscallError {
+                call,
+                io_error: errno.into(),
+            })
+        };
+        assert!(is_gone(&answer("bpf_prog_query", Errno::ENODEV)));
+        assert!(!is_gone(&answer("bpf_prog_query", Errno::EPERM)));
+        // That would take a program off that is there.
+        let swapped = answer(ASK, Errno::ENOENT);
+        assert!(is_swapped(&swapped) && !is_gone(&swapped));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
+use nix::errno::Errno;
 
 use super::{Error, Netlink, request};
 
@@ -43,7 +44,7 @@ fn parse(message: &TcMessage) -> Option<Filter> {
 
 impl Netlink {
     /// The BPF filters on the ingress of a device; none where it has no clsact
-    /// qdisc.
+    /// qdisc or is gone.
     pub async fn ingress_filters(&self, device: u32) -> Result<Vec<Filter>, Error> {
         let Ok(index) = i32::try_from(device) else {
             return Ok(Vec::new());
@@ -54,11 +55,8 @@ impl Netlink {
         match request(action, messages).await {
             Ok(messages) => Ok(messages.iter().filter_map(parse).collect()),
             // Without the qdisc, or on a kernel without packet classifiers.
-            Err(error)
-                if error.is(nix::errno::Errno::EINVAL) || error.is(nix::errno::Errno::ENOENT) =>
-            {
-                Ok(Vec::new())
-            }
+            Err(error) if error.is(Errno::EINVAL) || error.is(Errno::ENOENT) => Ok(Vec::new()),
+            Err(error) if error.is(Errno::ENODEV) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }

@@ -122,6 +122,8 @@ pub struct Observed {
     pub config: Option<Config>,
     /// How programs stand at devices; what is not there is left out.
     pub attached: BTreeMap<(Program, u32), Attached>,
+    /// Where it cannot be told how a program stands, and why.
+    pub unclear: BTreeMap<(Program, u32), String>,
     /// Pinned links: program name and device index.
     pub pins: BTreeSet<(&'static str, u32)>,
     /// How TC programs are attached here.
@@ -310,27 +312,49 @@ enum LookError {
     Netlink(#[from] netlink::Error),
 }
 
-/// How the programs stand at the devices they belong to.
+/// How programs stand at devices.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// As [`Observed::attached`].
+    pub(super) attached: BTreeMap<(Program, u32), Attached>,
+    /// As [`Observed::unclear`].
+    pub(super) unclear: BTreeMap<(Program, u32), String>,
+}
+
+/// How the programs stand at the devices they belong to. Where one cannot be
+/// asked, that is a matter of that device alone.
 pub(super) async fn attached(
     netlink: &Netlink,
     datapath: &Datapath,
     tc: TcMode,
     devices: &[(Program, Device)],
-) -> Result<BTreeMap<(Program, u32), Attached>, ObserveError> {
-    let mut attached = BTreeMap::new();
+) -> Standing {
+    let mut standing = Standing::default();
     for (program, device) in devices {
-        let stands = match tc {
-            TcMode::Tcx => datapath.attached_by_link(*program, device)?,
-            TcMode::Clsact => {
-                let filters: Vec<Filter> = netlink.ingress_filters(device.index).await?;
-                datapath.attached_by_filter(*program, &filters)?
-            }
-        };
-        if stands != Attached::No {
-            attached.insert((*program, device.index), stands);
+        let at = (*program, device.index);
+        match stands(netlink, datapath, tc, *program, device).await {
+            Ok(Attached::No) => {}
+            Ok(stands) => drop(standing.attached.insert(at, stands)),
+            Err(error) => drop(standing.unclear.insert(at, describe(&error))),
         }
     }
-    Ok(attached)
+    standing
+}
+
+async fn stands(
+    netlink: &Netlink,
+    datapath: &Datapath,
+    tc: TcMode,
+    program: Program,
+    device: &Device,
+) -> Result<Attached, ObserveError> {
+    Ok(match tc {
+        TcMode::Tcx => datapath.attached_by_link(program, device)?,
+        TcMode::Clsact => {
+            let filters: Vec<Filter> = netlink.ingress_filters(device.index).await?;
+            datapath.attached_by_filter(program, &filters)?
+        }
+    })
 }
 
 /// The devices programs belong to, whether they are there yet or not.

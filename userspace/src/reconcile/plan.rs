@@ -202,10 +202,19 @@ pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
     plan_tables(wanted, observed, held, &wired, &mut plan);
     let attachments = attachments(observed, &wired);
     for (owner, program, device) in &attachments {
-        plan_attach(observed, loads, owner.as_ref(), *program, device, &mut plan);
+        match (observed.unclear.get(&(*program, device.index)), owner) {
+            (None, _) => plan_attach(observed, loads, owner.as_ref(), *program, device, &mut plan),
+            (Some(reason), Some(id)) => drop(plan.blocked.insert(id.clone(), reason.clone())),
+            // The host's, which is told as a problem.
+            (Some(_), None) => {}
+        }
     }
     for wired in &wired {
-        plan_interface(observed, wired, &mut plan);
+        // Nothing comes up of which it is not known whether it is guarded.
+        let at = (Program::FromContainer, wired.ifindex);
+        if !observed.unclear.contains_key(&at) {
+            plan_interface(observed, wired, &mut plan);
+        }
     }
     plan_detach(observed, &attachments, &mut plan);
     plan

@@ -16,12 +16,12 @@ use super::{
     apply::{Hands, Outcome},
     claim::Claim,
     describe,
-    observe::{self, Container, FALLBACK, Fallback, HostVeth, ObserveError, Observed},
+    observe::{self, Container, FALLBACK, Fallback, HostVeth, ObserveError, Observed, Standing},
     plan::{Plan, Wanted, plan},
     tables::flood_overflow,
 };
 use crate::{
-    datapath::{self, Datapath, TcMode, guard::Guard},
+    datapath::{self, Datapath, Program, TcMode, guard::Guard},
     model::Desired,
     netlink::{self, Link, Netlink},
     underlay::Surroundings,
@@ -199,10 +199,10 @@ impl Reconciler {
         let containers = observe::containers(&self.netlink, desired, &veths, known).await;
         let devices = observe::devices(&around, underlay.as_ref());
         let loaded = self.datapath.config().is_some();
-        let attached = if loaded {
-            observe::attached(&self.netlink, &self.datapath, self.tc, &devices).await?
+        let standing = if loaded {
+            observe::attached(&self.netlink, &self.datapath, self.tc, &devices).await
         } else {
-            BTreeMap::new()
+            Standing::default()
         };
         let observed = Observed {
             source_ports: observe::source_ports(),
@@ -214,7 +214,8 @@ impl Reconciler {
                 .collect(),
             containers,
             config: self.datapath.config(),
-            attached,
+            attached: standing.attached,
+            unclear: standing.unclear,
             pins: self.datapath.pinned_links()?,
             tc: self.tc,
             tables: observe::tables(&self.datapath)?,
@@ -381,6 +382,10 @@ fn problems(wanted: &Wanted<'_>, observed: &Observed) -> Vec<String> {
             "there is a device {FALLBACK} that vxplane did not create; rename or delete it"
         ));
     }
+    // Those of endpoints are told as theirs.
+    let unclear = observed.unclear.iter();
+    let of_host = unclear.filter(|((program, _), _)| *program != Program::FromContainer);
+    problems.extend(of_host.map(|(_, reason)| reason.clone()));
     let own = observed.underlay.as_ref().map(|underlay| underlay.vtep);
     for peer in wanted.desired.peers.keys() {
         if Some(*peer) == own {

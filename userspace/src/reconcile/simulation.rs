@@ -399,6 +399,7 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
             containers,
             config: None,
             attached: BTreeMap::new(),
+            unclear: BTreeMap::new(),
             pins: pins
                 .into_iter()
                 .map(|(program, index)| (program.name(), index))
@@ -517,6 +518,21 @@ proptest! {
             let last = settle(&mut kernel, &desired);
             assert_as_desired(&kernel, &desired, &last);
             kernel.observed.underlay.clone_from(&moved);
+        }
+    }
+
+    #[test]
+    fn what_is_unclear_about_one_veth_concerns_its_endpoint_alone(
+        mut kernel in any_kernel(),
+        desired in any_desired(),
+    ) {
+        let reason = "unreadable".to_owned();
+        let at = (Program::FromContainer, 20);
+        kernel.observed.unclear.insert(at, reason.clone());
+        let last = settle(&mut kernel, &desired);
+        assert_as_desired(&kernel, &desired, &last);
+        for (id, why) in &last.blocked {
+            prop_assert!(*why != reason || kernel.observed.veths[id].index == 20);
         }
     }
 
