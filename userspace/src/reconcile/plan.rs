@@ -500,7 +500,11 @@ fn plan_interface(observed: &Observed, wired: &Wired<'_>, plan: &mut Plan) {
     let prefix = wired.network.subnet.prefix();
     let index = interface.index;
     if let Ok(address) = Ipv4Network::new(endpoint.ip, prefix) {
-        for stale in interface.addresses.iter().filter(|a| **a != address) {
+        // Addresses of the network are given out by us alone. Others are none of
+        // our business: nothing can be sent from them anyway.
+        let is_stale =
+            |other: &&Ipv4Network| **other != address && wired.network.subnet.contains(other.ip());
+        for stale in interface.addresses.iter().filter(is_stale) {
             let address = *stale;
             plan.endpoint(id, Op::RemoveAddress { index, address });
         }
