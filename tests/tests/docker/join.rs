@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Prints what the first process finds when it starts, then stays.
-const LOOK: &str = "cat /sys/class/net/eth0/address; ip -4 addr show eth0; hostname; cat /etc/resolv.conf; sleep 1000";
+const LOOK: &str = "cat /sys/class/net/eth0/address; ip -4 addr show eth0; hostname; cat /etc/hosts; cat /etc/resolv.conf; sleep 1000";
 
 #[test]
 fn containers_on_two_hosts_reach_each_other() -> Result<()> {
@@ -51,6 +51,7 @@ fn the_first_instruction_finds_the_network_and_the_settings() -> Result<()> {
         "02:42:0a:00:06:05\n",
         "inet 10.0.6.5/24 ",
         "\nshop\n",
+        "10.0.6.5\tshop\n",
         "nameserver 192.0.2.53",
     ] {
         ensure!(printed.contains(part), "{part:?} is missing: {printed}");

@@ -1,6 +1,8 @@
 //! A container keeps its address and network through everything its user and
 //! Docker do to it, and takes them along when it goes.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 
 use crate::{
@@ -35,6 +37,30 @@ fn restarts_of_every_kind_keep_the_address() -> Result<()> {
         let endpoint = site.endpoint("web")?.context("no endpoint")?;
         ensure!(endpoint["container_id"] == id.as_str(), "{endpoint}");
     }
+    Ok(())
+}
+
+#[test]
+fn the_network_container_reaps_orphans_and_stops_at_once() -> Result<()> {
+    let lab = lab()?;
+    let site = Site::new(&lab, "a")?;
+    site.run("web", OPT_IN)?;
+    let network = site.network_container_of("web")?;
+    // In the PID namespace of its first process, a child is left to that one.
+    let script = "(sleep 0.1 &); sleep 1; cat /proc/[0-9]*/stat";
+    let pids = format!("container:{network}");
+    let run = ["run", "--rm", "--pid", &pids, "box", "sh", "-c", script];
+    let processes = site.engine.docker(&run)?;
+    ensure!(processes.contains("(netholder) S "), "{processes}");
+    ensure!(!processes.contains(") Z "), "{processes}");
+
+    let began = Instant::now();
+    site.engine.docker(&["stop", "-t", "60", &network])?;
+    ensure!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
     Ok(())
 }
 

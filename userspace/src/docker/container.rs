@@ -39,6 +39,8 @@ pub struct Container {
     pub pid: Option<u32>,
     /// Where Docker keeps its network namespace, while it has one of its own.
     pub sandbox: Option<PathBuf>,
+    /// The file that is its `/etc/hosts`.
+    pub hosts: Option<PathBuf>,
     /// `HostConfig.NetworkMode`.
     pub network_mode: String,
     /// Why its last start failed; empty if it did not.
@@ -99,6 +101,10 @@ impl Container {
                 .and_then(|pid| u32::try_from(pid).ok())
                 .filter(|pid| *pid != 0),
             sandbox: sandbox.filter(|path| !path.is_empty()).map(PathBuf::from),
+            hosts: found
+                .hosts_path
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             network_mode: host.network_mode.unwrap_or_default(),
             error: state.error.unwrap_or_default(),
             wanted_up: matches!(

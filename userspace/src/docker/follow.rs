@@ -291,7 +291,7 @@ mod tests {
 
         follower.spawn_due();
         assert!(follower.tasks.is_empty(), "its pause is not over");
-        tokio::time::sleep(FIRST_PAUSE * 2).await;
+        sleep(FIRST_PAUSE * 2).await;
         follower.spawn_due();
         assert_eq!(follower.tasks.len(), 1);
     }

@@ -8,6 +8,7 @@ pub mod container;
 pub mod digest;
 pub mod engine;
 pub mod follow;
+mod hosts;
 pub mod image;
 pub mod labels;
 pub mod network_container;

@@ -15,7 +15,7 @@ use crate::{
     control::{AttachSpec, EndpointChange, EndpointView, NetnsSource, State},
     docker::{
         container::Container,
-        labels,
+        hosts, labels,
         network_container::{NetworkContainer, labels_of_wish, shared_by, wish_on},
         optin::{self, Decision},
         pair::{Namespace, Occasion, Pair},
@@ -148,7 +148,15 @@ impl Wiring {
         };
         let wired = async {
             let netns = self.namespace(pair, network, occasion).await?;
-            self.attach(pair, place, netns).await
+            let endpoint = self.attach(pair, place, netns).await?;
+            // Docker has no files for a container that it never started.
+            let started = match &network.hosts {
+                Some(_) => None,
+                None => self.engine.container(&network.id).await?,
+            };
+            let network = started.as_ref().unwrap_or(network);
+            hosts::name_itself(network, endpoint.endpoint.ip).await;
+            Ok(endpoint)
         };
         let wired = wired.await;
         if wired.is_err() && pair.running_user().is_none() {
