@@ -121,7 +121,9 @@ impl Binaries {
     fn of(&self, variant: Variant) -> &Path {
         match variant {
             Variant::Before => &self.before,
-            Variant::Bare | Variant::Kernel | Variant::Vxplane => &self.vxplane,
+            Variant::Bare | Variant::Kernel | Variant::Netfilter | Variant::Vxplane => {
+                &self.vxplane
+            }
         }
     }
 }

@@ -143,6 +143,7 @@ fn colour(variant: Variant) -> &'static str {
     match variant {
         Variant::Bare => "#bbbbbb",
         Variant::Kernel => "#e69f00",
+        Variant::Netfilter => "#d55e00",
         Variant::Vxplane => "#0072b2",
         Variant::Before => "#56b4e9",
     }

@@ -26,9 +26,11 @@ pub(crate) enum Variant {
     Bare,
     /// Containers behind a bridge with a vxlan device, bridge netfilter off.
     Kernel,
+    /// The same with bridge netfilter on, as Docker leaves it, but without rules.
+    Netfilter,
     /// Containers on a network of vxplane.
     Vxplane,
-    /// The same with another build of it.
+    /// vxplane by another build of it.
     Before,
 }
 
@@ -38,6 +40,7 @@ impl Variant {
         match self {
             Self::Bare => "bare",
             Self::Kernel => "kernel",
+            Self::Netfilter => "netfilter",
             Self::Vxplane => "vxplane",
             Self::Before => "before",
         }
@@ -61,7 +64,7 @@ impl Site {
     pub(crate) fn build(variant: Variant, binary: &Path) -> Result<Self> {
         match variant {
             Variant::Bare => bare(),
-            Variant::Kernel => kernel::site(),
+            Variant::Kernel | Variant::Netfilter => kernel::site(variant),
             Variant::Vxplane | Variant::Before => vxplane::site(variant, binary),
         }
     }

@@ -1,19 +1,24 @@
 //! The kernel's own overlay at its best: a bridge and a vxlan device per host,
-//! forwarding entries known beforehand, nothing learned, no bridge netfilter.
+//! forwarding entries known beforehand, nothing learned, and no bridge netfilter
+//! unless that is asked for.
 
 use anyhow::Result;
 
 use super::{Netns, Site, Variant, underlay};
 
 /// Both hosts with one container each.
-pub(super) fn site() -> Result<Site> {
-    let [a, b] = underlay::hosts(Variant::Kernel)?;
-    let client = Netns::create("kernel-ca")?;
-    let server = Netns::create("kernel-cb")?;
-    overlay(&a, &client, 0, 1)?;
-    overlay(&b, &server, 1, 0)?;
+pub(super) fn site(variant: Variant) -> Result<Site> {
+    let [a, b] = underlay::hosts(variant)?;
+    let client = Netns::create(&format!("{}-ca", variant.name()))?;
+    let server = Netns::create(&format!("{}-cb", variant.name()))?;
+    for (host, container, own, other) in [(&a, &client, 0, 1), (&b, &server, 1, 0)] {
+        overlay(host, container, own, other)?;
+        if variant == Variant::Netfilter {
+            host.set("bridge/bridge-nf-call-iptables", "1")?;
+        }
+    }
     Ok(Site {
-        variant: Variant::Kernel,
+        variant,
         client: client.path(),
         server: server.path(),
         server_address: underlay::CONTAINERS[1],
