@@ -141,10 +141,12 @@ impl Node {
             vtep: vtep.octets(),
             slot: 0,
         };
+        let network: Network = self.programs.get(map::NETWORKS, &NET).unwrap();
+        let slot = network.flood_len;
         self.programs
-            .put(map::FLOOD, FloodKey { vni: NET, slot: 1 }, target);
-        self.programs
-            .put(map::NETWORKS, NET, Network { flood_len: 2 });
+            .put(map::FLOOD, FloodKey { vni: NET, slot }, target);
+        let flood_len = slot + 1;
+        self.programs.put(map::NETWORKS, NET, Network { flood_len });
     }
 
     /// Knows that `ip` is behind `vtep`.
