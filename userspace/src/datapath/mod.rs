@@ -65,6 +65,11 @@ pub enum Error {
     /// The embedded object and this daemon do not belong together.
     #[error("the embedded eBPF object has no {0}; rebuild with `cargo xtask build-ebpf`")]
     Missing(&'static str),
+    /// The embedded object has other maps than this daemon.
+    #[error(
+        "the embedded eBPF object is of another version; rebuild with `cargo xtask build-ebpf`"
+    )]
+    Outdated,
     /// The kernel did not take the object.
     #[error("cannot load the eBPF object")]
     Load(#[source] Box<aya::EbpfError>),

@@ -5,7 +5,11 @@ use std::path::Path;
 use aya::{Ebpf, EbpfLoader, programs::Program as AyaProgram};
 use vxplane_common::abi::Config;
 
-use super::{Error, attach::Program, guard, pins};
+use super::{
+    Error,
+    attach::{Program, remove_pin},
+    guard, pins,
+};
 
 /// The programs as `cargo xtask build-ebpf` left them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXPLANE_EBPF_OBJECT"));
@@ -17,8 +21,10 @@ pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Ebpf, Error
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", config, true);
     loader.override_global(aya_log::LEVEL, &log_level, true);
+    let mut fresh = Vec::new();
     if let Some(directory) = pinned {
         pins::verify(directory)?;
+        fresh = pins::missing(directory);
         for spec in pins::SPECS {
             loader.map_pin_path(spec.name, directory.join(spec.name));
         }
@@ -27,7 +33,10 @@ pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Ebpf, Error
         .load(OBJECT)
         .map_err(|error| Error::Load(Box::new(error)))?;
     // Maps this load created must be what the next daemon will look for.
-    pinned.map_or(Ok(()), pins::verify)?;
+    if pinned.map_or(Ok(()), pins::verify).is_err() {
+        fresh.iter().try_for_each(|path| remove_pin(path))?;
+        return Err(Error::Outdated);
+    }
     for program in Program::ALL {
         load_program(&mut programs, program.name())?;
     }

@@ -137,3 +137,9 @@ pub(super) fn verify(directory: &Path) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// The paths in `directory` where maps are to be pinned and none is yet.
+pub(super) fn missing(directory: &Path) -> Vec<PathBuf> {
+    let paths = SPECS.iter().map(|spec| directory.join(spec.name));
+    paths.filter(|path| !path.exists()).collect()
+}
