@@ -1,22 +1,16 @@
 //! What decisions need to know about this host besides the last report.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{MetadataExt, OpenOptionsExt},
-    },
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::Path,
     time::Duration,
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
 use ipnetwork::Ipv4Network;
-use nix::{
-    libc,
-    sys::statfs::{FsType, fstatfs},
-};
+use nix::libc;
 use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
@@ -25,7 +19,7 @@ use super::{
 };
 use crate::{
     model::NetnsRef,
-    netlink::{Netlink, Netns},
+    netlink::{Netlink, Netns, open_namespace},
 };
 
 /// Reads this host. Nothing here changes it.
@@ -94,8 +88,6 @@ impl Host for ThisHost {
 
 /// How long opening a path may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// `NSFS_MAGIC` of `linux/magic.h`: what namespace files are on.
-const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 mod ioctl {
     nix::ioctl_none!(
@@ -115,7 +107,7 @@ fn find_netns(source: &NetnsSource) -> Result<NetnsRef, Invalid> {
             "give an absolute path, such as /run/netns/c1",
         ));
     }
-    let file = open_nsfs(source, &path)?;
+    let file = open(source, &path)?;
     // SAFETY: the request takes no argument and `file` is open across the call.
     let kind = unsafe { ioctl::ns_get_nstype(file.as_raw_fd()) };
     if kind != Ok(libc::CLONE_NEWNET) {
@@ -136,25 +128,18 @@ fn find_netns(source: &NetnsSource) -> Result<NetnsRef, Invalid> {
     Ok(NetnsRef { path, inode: found })
 }
 
-/// Opens a namespace file, and nothing else: opening a device or a pipe could
-/// have effects, so what it is is found out first.
-fn open_nsfs(source: &NetnsSource, path: &Path) -> Result<File, Invalid> {
-    let peek = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(path);
-    let peek = peek.map_err(|error| match (error.kind(), source) {
-        (io::ErrorKind::NotFound, NetnsSource::Pid(pid)) => Invalid::ProcessGone((*pid).into()),
-        (io::ErrorKind::NotFound, NetnsSource::Path(_)) => {
-            refuse(path, "there is nothing at this path")
-        }
-        _ => refuse(path, error.to_string()),
-    })?;
-    let on_nsfs = fstatfs(&peek).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC);
-    if !on_nsfs {
-        return Err(refuse(path, "it is not a network namespace"));
+fn open(source: &NetnsSource, path: &Path) -> Result<File, Invalid> {
+    match open_namespace(path) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(refuse(path, "it is not a network namespace")),
+        Err(error) => Err(match (error.kind(), source) {
+            (io::ErrorKind::NotFound, NetnsSource::Pid(pid)) => Invalid::ProcessGone((*pid).into()),
+            (io::ErrorKind::NotFound, NetnsSource::Path(_)) => {
+                refuse(path, "there is nothing at this path")
+            }
+            _ => refuse(path, error.to_string()),
+        }),
     }
-    File::open(path).map_err(|error| refuse(path, error.to_string()))
 }
 
 fn refuse(path: &Path, reason: impl Into<String>) -> Invalid {

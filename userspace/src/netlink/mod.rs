@@ -14,6 +14,7 @@ mod watch;
 
 use std::{future::Future, io, time::Duration};
 
+pub(crate) use self::netns::open_namespace;
 pub use self::{
     address::Address,
     filter::Filter,

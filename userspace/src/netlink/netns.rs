@@ -1,11 +1,11 @@
 //! Network namespaces other than our own.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
     os::{
         fd::{AsFd, AsRawFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -17,6 +17,7 @@ use netlink_packet_route::{
     nsid::{NsidAttribute, NsidMessage},
 };
 use nix::{
+    libc,
     sched::{CloneFlags, setns},
     sys::statfs::{FsType, fstatfs},
 };
@@ -67,17 +68,14 @@ impl Netns {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(|error| match error.kind() {
+        let file = open_namespace(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => gone(),
             // /proc/PID of a process that is being reaped.
-            _ if error.raw_os_error() == Some(nix::libc::ESRCH) => gone(),
+            _ if error.raw_os_error() == Some(libc::ESRCH) => gone(),
             _ => enter(error),
         })?;
         // An unmounted bind mount leaves an empty file behind.
-        let fs = fstatfs(file.as_fd()).map_err(|error| enter(error.into()))?;
-        if fs.filesystem_type() != NSFS_MAGIC {
-            return Err(gone());
-        }
+        let file = file.ok_or_else(gone)?;
         let inode = file.metadata().map_err(enter)?.ino();
         Ok(Self {
             file,
@@ -116,6 +114,21 @@ impl Netns {
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(enter)
     }
+}
+
+/// Opens the file of a namespace, of whichever kind; none if `path` leads to
+/// something else. That is not opened: a device could do something then, and a
+/// pipe wait for ever.
+pub(crate) fn open_namespace(path: &Path) -> io::Result<Option<File>> {
+    let found = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)?;
+    if fstatfs(found.as_fd())?.filesystem_type() != NSFS_MAGIC {
+        return Ok(None);
+    }
+    // By the path, it could be another file by now.
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map(Some)
 }
 
 /// The inode of the network namespace that `path` leads to now.
@@ -161,4 +174,23 @@ fn assigned(answer: &NsidMessage) -> Option<i32> {
             NsidAttribute::Id(id) if *id >= 0 => Some(*id),
             _ => None,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_namespace_is_not_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        // Opening it for reading waits until somebody writes.
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [pipe, directory.path().join("none")] {
+            let error = Netns::open(&path).unwrap_err();
+            assert!(matches!(error, NetnsError::Gone { .. }), "{error}");
+        }
+        let own = Path::new("/proc/self/ns/net");
+        assert_eq!(inode(own).unwrap(), own.metadata().unwrap().ino());
+    }
 }
