@@ -97,3 +97,27 @@ fn what_is_learned_behind_a_peer_goes_with_the_peer() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn the_drops_of_a_network_go_with_the_network() -> Result<()> {
+    let lab = Lab::new()?;
+    let here = lab.host("here")?;
+    let a = lab.container("a")?;
+    let drops = async |desired: &Wish| -> Result<usize> {
+        let mut reconciler = Reconciler::start(options(&here)).await?;
+        all_well(&reconciler.reconcile(&desired.0).await)?;
+        // From an address that is not its own.
+        a.run("ping -c 1 -W 1 -I 10.50.0.77 10.50.0.99").ok();
+        // The sweeper has its turn.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let drops = reconciler.counters()?.drops;
+        Ok(drops.iter().filter(|drop| drop.vni == 7).count())
+    };
+    a.run("ip addr add 10.50.0.77/32 dev lo")?;
+    let mine = Wish::blue()?.endpoint(&a, 11)?;
+    ensure!(within(&here, async || drops(&mine).await)? > 0);
+    // One that starts finds them, and the network gone.
+    reconcile_once(&here, &Wish::default().0)?;
+    ensure!(within(&here, async || drops(&Wish::default()).await)? == 0);
+    Ok(())
+}

@@ -1,9 +1,10 @@
 //! Reading the counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use aya::maps::MapError;
 use vxplane_common::{
-    abi::{Counter, Traffic, map},
+    abi::{Counter, DropKey, Traffic, map},
     drop::{Direction, DropReason},
 };
 
@@ -15,6 +16,12 @@ fn add(a: Counter, b: &Counter) -> Counter {
         packets: a.packets.wrapping_add(b.packets),
         bytes: a.bytes.wrapping_add(b.bytes),
     }
+}
+
+/// Whether a drop counter is of a network that is none of `networks`. What is
+/// of no network at all stays.
+fn is_stale(key: &DropKey, networks: &BTreeSet<u32>) -> bool {
+    key.vni != 0 && !networks.contains(&key.vni)
 }
 
 impl Maps {
@@ -52,6 +59,25 @@ impl Maps {
         Ok(drops)
     }
 
+    /// Forgets the drops of networks that are no longer there: with them, the
+    /// map would be full some day.
+    pub(super) fn sweep_drops(&mut self) -> Result<(), Error> {
+        let error = |source| Error::Map {
+            map: map::DROPS,
+            source,
+        };
+        let keys: Result<Vec<_>, _> = self.drops.keys().collect();
+        let keys = keys.map_err(error)?;
+        let networks: BTreeSet<u32> = self.networks.keys()?.into_iter().collect();
+        for key in keys.iter().filter(|key| is_stale(key, &networks)) {
+            match self.drops.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(error(source)),
+            }
+        }
+        Ok(())
+    }
+
     fn traffic_of_endpoints(&self) -> Result<BTreeMap<u32, Traffic>, Error> {
         let slots = self.endpoints.snapshot()?;
         let sum = |slot: u32| {
@@ -74,5 +100,20 @@ impl Maps {
             *learned.entry(key.vni).or_default() += 1;
         }
         Ok(learned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_of_no_network_are_never_stale() {
+        let networks = BTreeSet::from([7]);
+        let stale = |vni| {
+            let key = DropKey::new(vni, DropReason::UnknownMac, Direction::Ingress);
+            is_stale(&key, &networks)
+        };
+        assert_eq!([0, 7, 8].map(stale), [false, false, true]);
     }
 }

@@ -87,6 +87,11 @@ impl Maps {
     }
 }
 
+fn sweep(maps: &mut Maps) -> Result<(), Error> {
+    maps.sweep_learned()?;
+    maps.sweep_drops()
+}
+
 /// Sweeps for as long as the task lives.
 pub(super) fn keep_sweeping(maps: SharedMaps) -> AbortHandle {
     let sweeping = tokio::spawn(async move {
@@ -94,10 +99,10 @@ pub(super) fn keep_sweeping(maps: SharedMaps) -> AbortHandle {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if let Err(error) = lock(&maps).sweep_learned() {
+            if let Err(error) = sweep(&mut lock(&maps)) {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "cannot age out learned MAC addresses"
+                    "cannot age out learned MAC addresses and old counters"
                 );
             }
         }
