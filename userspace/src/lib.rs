@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod netlink;
 pub mod reconcile;
 pub mod settings;
+pub mod sole;
 pub mod store;
 pub mod surfaces;
 pub mod systemd;

@@ -2,8 +2,8 @@
 
 use std::{net::Ipv4Addr, thread, time::Duration};
 
-use anyhow::{Result, ensure};
-use vxplane_tests::harness::{DaemonOptions, Host, KernelVxlan};
+use anyhow::{Result, bail, ensure};
+use vxplane_tests::harness::{DaemonOptions, Host, KernelVxlan, vxplane_binary};
 
 use crate::site::{Site, blue, eventually, lab, sites};
 
@@ -146,6 +146,19 @@ fn a_second_daemon_in_the_same_place_is_refused() -> Result<()> {
         said.contains("state"),
         "it does not say what is in use: {said}"
     );
+    // Nor with a state and a socket of its own.
+    let (binary, elsewhere) = (vxplane_binary()?, a.host.directory().join("second"));
+    let line = format!(
+        "{} daemon --state-dir {elsewhere} --run-dir {elsewhere} --bpffs {} --hook off",
+        binary.display(),
+        a.host.bpffs().display(),
+        elsewhere = elsewhere.display(),
+    );
+    let Err(said) = a.host.run(&line) else {
+        bail!("two daemons run in one network namespace");
+    };
+    let said = format!("{said:#}");
+    ensure!(said.contains("in this network namespace"), "{said}");
     let report = pinger.stop()?;
     ensure!(report.is_lossless(), "{report}");
     ensure!(a.daemon.status()?["healthy"] == true);
