@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::{
     control::{Control, NodeInfo, PATIENCE, ThisHost},
+    descriptors,
     docker::{engine::Engine, follow::follow, wiring::Wiring},
     logging,
     mounts::{self, MountsError},
@@ -86,6 +87,9 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
     logging::start();
     // Moves this process between mount namespaces, so it comes before threads.
     mounts::prepare(&settings.bpffs)?;
+    if let Err(error) = descriptors::raise_limit() {
+        warn!("the limit of open files stays as it is: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod descriptors;
 pub mod docker;
 pub mod doctor;
 mod logging;
