@@ -22,6 +22,7 @@ use vxplane_harness::Netns;
 use crate::{
     packets::Mac,
     programs::{Program, Programs},
+    wire::index,
 };
 
 pub(crate) const PORT: u16 = 4789;
@@ -148,7 +149,7 @@ impl Bed {
                 .ip(&format!("neigh add {peer} lladdr 02:00:00:00:00:99 dev u0"))
                 .unwrap();
         }
-        let fallback = ifindex(&netns, "vxplane0");
+        let fallback = index(&netns, "vxplane0");
         let bed = Self {
             programs: Programs::load(&config(fallback)),
             netns,
@@ -159,7 +160,7 @@ impl Bed {
     }
 
     pub(crate) fn ifindex(&self, device: Device) -> u32 {
-        ifindex(&self.netns, device.name())
+        index(&self.netns, device.name())
     }
 
     fn write_entries(&self) {
@@ -267,6 +268,19 @@ impl Bed {
         self.refill();
     }
 
+    /// Leaves [`NET`] with its VTEPs and no endpoint to flood to.
+    pub(crate) fn put_network_without_endpoints(&self) {
+        for slot in 0..2 {
+            let vtep = FloodTarget {
+                ifindex: 0,
+                vtep: PEER.octets(),
+                slot: 0,
+            };
+            self.programs
+                .put(map::FLOOD, FloodKey { vni: NET, slot }, vtep);
+        }
+    }
+
     /// Lets the networks learn again.
     fn refill(&self) {
         let budget = LearnBudget {
@@ -331,12 +345,6 @@ fn xdp_context(len: usize) -> Vec<u8> {
     let mut ctx = vec![0; 24];
     ctx[4..8].copy_from_slice(&u32::try_from(len).unwrap().to_ne_bytes());
     ctx
-}
-
-fn ifindex(netns: &Netns, device: &str) -> u32 {
-    netns
-        .enter(|| nix::net::if_::if_nametoindex(device).unwrap())
-        .unwrap()
 }
 
 pub(crate) fn key(vni: u32, mac: Mac) -> FdbKey {

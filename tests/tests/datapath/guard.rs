@@ -9,7 +9,7 @@ use crate::{
     },
     case::{Case, check},
     ingress::{FROM, TO_A, inner, tunnelled},
-    packets::{ARP, IPV4, Ip, arp, ethernet, udp, vxlan, with_byte},
+    packets::{ARP, IPV4, Ip, OUTER_LEN, arp, ethernet, udp, vxlan, with_byte},
     programs::Program,
 };
 
@@ -90,4 +90,44 @@ fn strangers_and_malformed_packets_end_here() {
             .map(|len| case(format!("cut to {len}"), &ours[..len]).dropped(0, MalformedOuter)),
     );
     check(&bed, &cases);
+}
+
+/// Whatever bytes come: the guard turns away only what TC would, for the same
+/// reason, and all of it that shows outside.
+#[test]
+fn the_guard_and_tc_agree_on_anything() {
+    let bed = Bed::new();
+    let ours = tunnelled(PEER, NET, &inner(FROM, TO_A));
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    let mut judged = [0; 2];
+    for round in 0..4000 {
+        let mut packet = ours.clone();
+        // Behind the MAC addresses: TC does not look at what is for others.
+        for _ in 0..=random(3) {
+            packet[12 + random(OUTER_LEN - 12)] = u8::try_from(random(256)).unwrap();
+        }
+        if round % 4 == 0 {
+            packet.truncate(42 + random(OUTER_LEN - 42));
+        }
+        bed.programs.reset();
+        let (guard, _) = bed.run(Program::Guard, Device::Underlay, &packet);
+        let by_guard = bed.programs.counters().drops;
+        bed.programs.reset();
+        bed.run(Program::FromUnderlay, Device::Underlay, &packet);
+        let mut by_tc = bed.programs.counters().drops;
+        by_tc.retain(|(_, reason, _), _| {
+            [MalformedOuter, VniFlag, UnknownVni, UnknownVtep].contains(reason)
+        });
+        assert_eq!(by_guard, by_tc, "{packet:02x?}");
+        assert_eq!(guard == 1, !by_guard.is_empty(), "{packet:02x?}");
+        judged[usize::from(guard == 1)] += 1;
+    }
+    // The packets were neither all good nor all bad.
+    assert!(judged.iter().all(|count| *count > 500), "{judged:?}");
 }

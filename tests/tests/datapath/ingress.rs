@@ -349,7 +349,7 @@ fn a_udp_checksum_stays_true() {
 
 /// The checksum of the UDP datagram behind a plain IPv4 header, as it should be
 /// if the field is 0, and 0 if the field is right.
-fn udp_checksum(packet: &[u8]) -> u16 {
+pub(crate) fn udp_checksum(packet: &[u8]) -> u16 {
     let pseudo = [&packet[26..34], &[0, 17], &packet[38..40], &packet[34..]].concat();
     crate::packets::checksum(&pseudo)
 }

@@ -4,7 +4,6 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd as _,
     time::Duration,
 };
 
@@ -26,6 +25,7 @@ use crate::{
     bed::{NET, PORT, key, local, neighbour, peer_key},
     packets::{ARP, IPV4, IPV6, Ip, Mac, arp, ethernet, udp, vxlan},
     programs::{Program, Programs},
+    wire::{Wire, index},
 };
 
 const SLOT: u32 = 1;
@@ -40,12 +40,6 @@ struct Node {
 
 fn mac(ip: Ipv4Addr) -> Mac {
     MacAddr::from_ipv4(ip.octets()).0
-}
-
-fn index(netns: &Netns, device: &str) -> u32 {
-    netns
-        .enter(|| nix::net::if_::if_nametoindex(device).unwrap())
-        .unwrap()
 }
 
 impl Node {
@@ -573,67 +567,4 @@ fn address_of(netns: &Netns, device: &str) -> Mac {
         .map(|octet| u8::from_str_radix(octet, 16).unwrap())
         .collect();
     octets.try_into().unwrap()
-}
-
-/// A packet socket: what is written goes out of the device as it is, and frames
-/// of more than a page with only [`Wire::LINEAR`] bytes in the first piece.
-struct Wire {
-    socket: std::os::fd::OwnedFd,
-    address: nix::libc::sockaddr_ll,
-}
-
-impl Wire {
-    /// No more than an Ethernet header.
-    const LINEAR: u8 = 14;
-
-    fn open(netns: &Netns, device: &str) -> Self {
-        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let socket = netns
-            .enter(|| socket(AddressFamily::Packet, SockType::Raw, flags, None).unwrap())
-            .unwrap();
-        let on: i32 = 1;
-        // SAFETY: the pointer is to a live value of the length given.
-        let set = unsafe {
-            nix::libc::setsockopt(
-                socket.as_raw_fd(),
-                nix::libc::SOL_PACKET,
-                nix::libc::PACKET_VNET_HDR,
-                (&raw const on).cast(),
-                4,
-            )
-        };
-        assert_eq!(set, 0);
-        let address = nix::libc::sockaddr_ll {
-            sll_family: u16::try_from(nix::libc::AF_PACKET).unwrap(),
-            sll_protocol: 0,
-            sll_ifindex: i32::try_from(index(netns, device)).unwrap(),
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 6,
-            sll_addr: [0; 8],
-        };
-        Self { socket, address }
-    }
-
-    /// Through a veth a frame is at its far end when this returns, or very soon.
-    fn send(&self, frame: &[u8]) {
-        let length = u32::try_from(size_of_val(&self.address)).unwrap();
-        // A `struct virtio_net_hdr`: no offload wanted, and the header length.
-        let header = [0, 0, Self::LINEAR, 0, 0, 0, 0, 0, 0, 0];
-        let frame = [&header, frame].concat();
-        // SAFETY: both pointers are to live values of the lengths given.
-        let sent = unsafe {
-            nix::libc::sendto(
-                self.socket.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const self.address).cast(),
-                length,
-            )
-        };
-        assert_eq!(usize::try_from(sent), Ok(frame.len()));
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

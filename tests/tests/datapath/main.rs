@@ -12,6 +12,7 @@
 mod bed;
 mod case;
 mod egress;
+mod fallback;
 mod flood;
 mod guard;
 mod ingress;
@@ -19,3 +20,4 @@ mod learning;
 mod live;
 mod packets;
 mod programs;
+mod wire;
