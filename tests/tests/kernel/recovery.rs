@@ -4,11 +4,11 @@ use std::{net::Ipv4Addr, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
-use vxplane::reconcile::{AttachMode, EndpointState, Options, Reconciler};
+use vxplane::reconcile::{AttachMode, EndpointState, Options, Reconciler, UnderlayChoice};
 use vxplane_common::abi::{Endpoint, map};
 use vxplane_tests::harness::{Container, Host, Lab};
 
-use crate::node::{Wish, all_well, options, reconcile_once, state, within};
+use crate::node::{Wish, all_well, options, reconcile_once, reconcile_with, state, within};
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 11);
 const B: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 12);
@@ -147,6 +147,30 @@ fn the_underlay_is_followed() -> Result<()> {
         ensure!(report.problems.len() == 1, "{report:?}");
         pair.a.must_reach(B, 5)
     })
+}
+
+#[test]
+fn a_device_that_was_the_underlay_is_left_as_it_was() -> Result<()> {
+    let lab = Lab::new()?;
+    let here = lab.host("here")?;
+    here.run("ip link add other type bridge")?;
+    here.run("ip addr add 192.0.2.1/24 dev other")?;
+    here.run("ip link set other up")?;
+    let on = |device: &str| {
+        let mut options = options(&here);
+        options.attach = AttachMode::Clsact;
+        options.underlay = UnderlayChoice::Device(device.to_owned());
+        options
+    };
+    let has_filter = |device: &str| -> Result<bool> {
+        let filters = here.run(&format!("tc filter show dev {device} ingress"))?;
+        Ok(filters.contains("from_underlay"))
+    };
+    all_well(&reconcile_with(on("eth0"), &here, &Wish::blue()?.0)?)?;
+    ensure!(has_filter("eth0")? && !has_filter("other")?);
+    all_well(&reconcile_with(on("other"), &here, &Wish::blue()?.0)?)?;
+    ensure!(!has_filter("eth0")? && has_filter("other")?);
+    Ok(())
 }
 
 #[test]

@@ -370,7 +370,7 @@ fn filter_link(device: &str) -> Result<SchedClassifierLink, ProgramError> {
 }
 
 /// Removes our filter, if it is there.
-fn detach_filter(program: Program, device: &str) -> Result<(), Error> {
+pub fn detach_filter(program: Program, device: &str) -> Result<(), Error> {
     match aya::programs::tc::qdisc_detach_program(device, TcAttachType::Ingress, program.name()) {
         Ok(()) => Ok(()),
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),

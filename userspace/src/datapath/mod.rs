@@ -36,7 +36,7 @@ use vxplane_common::abi::Config;
 
 pub use self::object::OBJECT;
 pub use self::{
-    attach::{Attached, Device, Program, TcMode, tcx_available},
+    attach::{Attached, Device, Program, TcMode, detach_filter, tcx_available},
     maps::{Maps, Table},
     pins::MapMismatch,
 };

@@ -1,5 +1,7 @@
 //! BPF filters of a clsact qdisc, where TCX is not used.
 
+use std::collections::BTreeSet;
+
 use futures_util::TryStreamExt;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 use nix::errno::Errno;
@@ -43,6 +45,19 @@ fn parse(message: &TcMessage) -> Option<Filter> {
 }
 
 impl Netlink {
+    /// Indices of the devices with a clsact qdisc.
+    pub async fn clsact_devices(&self) -> Result<BTreeSet<u32>, Error> {
+        let get = self.handle.qdisc().get();
+        let messages = get.execute().try_collect::<Vec<_>>();
+        let messages = request(|| "list the queueing disciplines".to_owned(), messages).await?;
+        let is_clsact = |message: &&TcMessage| {
+            let kind = TcAttribute::Kind("clsact".to_owned());
+            message.attributes.contains(&kind)
+        };
+        let indices = messages.iter().filter(is_clsact).map(|m| m.header.index);
+        Ok(indices.filter_map(|index| index.try_into().ok()).collect())
+    }
+
     /// The BPF filters on the ingress of a device; none where it has no clsact
     /// qdisc or is gone.
     pub async fn ingress_filters(&self, device: u32) -> Result<Vec<Filter>, Error> {

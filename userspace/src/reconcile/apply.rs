@@ -11,7 +11,7 @@ use super::{
     plan::{Entry, FALLBACK_MTU, Key, Op, Step},
 };
 use crate::{
-    datapath::{self, Attached, Datapath, Maps, TcMode},
+    datapath::{self, Attached, Datapath, Maps, Program, TcMode},
     model::Desired,
     netlink::{self, LinkChange, Netlink, Netns, NetnsError, VethPair, find_port_owner},
 };
@@ -108,6 +108,10 @@ impl Hands<'_> {
                 stands,
             } => self.datapath.attach(*program, device, self.tc, *stands)?,
             Op::Detach { program, index } => self.datapath.detach_link(program, *index)?,
+            Op::DetachFilter { device } => {
+                let program = Program::FromUnderlay;
+                datapath::detach_filter(program, &device.name)?;
+            }
             Op::CreateVeth { mtu } => self.create_veth(owner, *mtu).await?,
             Op::ChangeHost { index, change } => self.netlink.change_link(*index, change).await?,
             Op::ChangeContainer { index, change } => {

@@ -124,6 +124,9 @@ pub struct Observed {
     pub attached: BTreeMap<(Program, u32), Attached>,
     /// Where it cannot be told how a program stands, and why.
     pub unclear: BTreeMap<(Program, u32), String>,
+    /// Devices with a filter of ours for the underlay that are not the underlay
+    /// (any more).
+    pub strays: Vec<Device>,
     /// Pinned links: program name and device index.
     pub pins: BTreeSet<(&'static str, u32)>,
     /// How TC programs are attached here.
@@ -355,6 +358,32 @@ async fn stands(
             datapath.attached_by_filter(program, &filters)?
         }
     })
+}
+
+/// The devices that were the underlay before, as far as our filter is still
+/// there.
+pub(super) async fn strays(
+    netlink: &Netlink,
+    datapath: &Datapath,
+    links: &[Link],
+    underlay: &Underlay,
+) -> Result<Vec<Device>, ObserveError> {
+    let with_filters = netlink.clsact_devices().await?;
+    let mut strays = Vec::new();
+    for link in links {
+        let device = Device {
+            index: link.index,
+            name: link.name.clone(),
+        };
+        if link.index == underlay.ifindex || !with_filters.contains(&link.index) {
+            continue;
+        }
+        let (tc, program) = (TcMode::Clsact, Program::FromUnderlay);
+        if stands(netlink, datapath, tc, program, &device).await? != Attached::No {
+            strays.push(device);
+        }
+    }
+    Ok(strays)
 }
 
 /// The devices programs belong to, whether they are there yet or not.

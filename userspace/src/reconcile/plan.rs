@@ -107,6 +107,11 @@ pub enum Op {
         /// Index of the device, which may be gone.
         index: u32,
     },
+    /// Take the filter for the underlay off a device.
+    DetachFilter {
+        /// Which was the underlay.
+        device: Device,
+    },
     /// Create an endpoint's veth pair, down.
     CreateVeth {
         /// Bytes, for both ends.
@@ -217,6 +222,10 @@ pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
         }
     }
     plan_detach(observed, &attachments, &mut plan);
+    for device in &observed.strays {
+        let device = device.clone();
+        plan.host(Op::DetachFilter { device });
+    }
     plan
 }
 

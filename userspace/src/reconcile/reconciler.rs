@@ -204,7 +204,14 @@ impl Reconciler {
         } else {
             Standing::default()
         };
+        let strays = match (&underlay, self.tc) {
+            (Some(underlay), TcMode::Clsact) if loaded => {
+                observe::strays(&self.netlink, &self.datapath, &around.links, underlay).await?
+            }
+            _ => Vec::new(),
+        };
         let observed = Observed {
+            strays,
             source_ports: observe::source_ports(),
             routes: observe::routes(&self.netlink, desired, underlay.as_ref()).await,
             fallback: observe::fallback(&around.links),

@@ -92,6 +92,11 @@ impl Kernel {
             Op::Detach { program, index } => {
                 assert!(self.observed.pins.remove(&(*program, *index)));
             }
+            Op::DetachFilter { device } => {
+                let before = self.observed.strays.len();
+                self.observed.strays.retain(|stray| stray != device);
+                assert_eq!(self.observed.strays.len() + 1, before);
+            }
             Op::CreateVeth { mtu } => self.create_veth(endpoint.unwrap(), *mtu),
             Op::ChangeHost { index, change } => self.change_host(*index, change),
             Op::ChangeContainer { change, .. } => {
@@ -400,6 +405,7 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
             config: None,
             attached: BTreeMap::new(),
             unclear: BTreeMap::new(),
+            strays: Vec::new(),
             pins: pins
                 .into_iter()
                 .map(|(program, index)| (program.name(), index))
