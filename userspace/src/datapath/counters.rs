@@ -20,7 +20,7 @@ fn add(a: Counter, b: &Counter) -> Counter {
 
 /// Whether a drop counter is of a network that is none of `networks`. What is
 /// of no network at all stays.
-fn is_stale(key: &DropKey, networks: &BTreeSet<u32>) -> bool {
+fn is_stale(key: DropKey, networks: &BTreeSet<u32>) -> bool {
     key.vni != 0 && !networks.contains(&key.vni)
 }
 
@@ -69,7 +69,7 @@ impl Maps {
         let keys: Result<Vec<_>, _> = self.drops.keys().collect();
         let keys = keys.map_err(error)?;
         let networks: BTreeSet<u32> = self.networks.keys()?.into_iter().collect();
-        for key in keys.iter().filter(|key| is_stale(key, &networks)) {
+        for key in keys.iter().filter(|key| is_stale(**key, &networks)) {
             match self.drops.remove(key) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(source) => return Err(error(source)),
@@ -112,7 +112,7 @@ mod tests {
         let networks = BTreeSet::from([7]);
         let stale = |vni| {
             let key = DropKey::new(vni, DropReason::UnknownMac, Direction::Ingress);
-            is_stale(&key, &networks)
+            is_stale(key, &networks)
         };
         assert_eq!([0, 7, 8].map(stale), [false, false, true]);
     }
