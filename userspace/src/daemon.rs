@@ -18,9 +18,8 @@ use crate::{
     docker::{engine::Engine, follow::follow, wiring::Wiring},
     logging,
     mounts::{self, MountsError},
-    reconcile::{Reconciler, StartError, observe::FALLBACK},
+    reconcile::{Reconciler, StartError},
     settings::Settings,
-    sole::{Sole, SoleError},
     store::{StoreError, embedded::Embedded},
     surfaces::{
         api::{self, Socket, SocketError},
@@ -59,9 +58,6 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
-    /// This network namespace has a daemon.
-    #[error(transparent)]
-    Sole(#[from] SoleError),
     /// The kernel cannot be worked with.
     #[error(transparent)]
     Reconciler(#[from] StartError),
@@ -109,7 +105,6 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
         Some(address) => Some(bind_hook(address)?),
         None => None,
     };
-    let _sole = Sole::claim(FALLBACK)?;
     let reconciler = Reconciler::start(settings.options()).await?;
     let info = NodeInfo {
         node: settings.node.clone(),

@@ -13,7 +13,6 @@ pub mod mounts;
 pub mod netlink;
 pub mod reconcile;
 pub mod settings;
-pub mod sole;
 pub mod store;
 pub mod surfaces;
 pub mod systemd;
