@@ -37,7 +37,7 @@ const GLOBAL: &str = "Global options";
 #[derive(Parser, Debug)]
 #[command(name = "vxplane", version, arg_required_else_help = true)]
 struct Cli {
-    /// The daemon's socket [default: <run-dir>/vxplane.sock]
+    /// The daemon's socket [default: `vxplane.sock` in the run directory]
     #[arg(long, global = true, env = "VXPLANE_SOCKET", value_name = "PATH", help_heading = GLOBAL)]
     socket: Option<PathBuf>,
     /// Where sockets are [default: /run/vxplane]

@@ -45,7 +45,7 @@ pub(crate) struct Options {
     /// How often everything is measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Where to write the report [default: target/bench/<UTC time>].
+    /// Where to write the report [default: target/bench/ and the time (UTC)].
     #[arg(long)]
     out: Option<PathBuf>,
     /// Exit with status 1 if a bar is not met.
