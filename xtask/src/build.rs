@@ -4,7 +4,12 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, ensure};
 
-use crate::{process, toolchain, toolchain::Toolchain, workspace::Workspace};
+use crate::{
+    packages::{self, Purpose},
+    process, toolchain,
+    toolchain::Toolchain,
+    workspace::Workspace,
+};
 
 /// The target triple of the programs. Little-endian hosts only, as every
 /// machine that Docker Engine supports but s390x.
@@ -91,6 +96,7 @@ pub(crate) fn ebpf_cargo(
 
 /// Builds `vxplane` and returns where it is. The eBPF object must be there.
 pub(crate) fn daemon(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    packages::ensure(Purpose::Build)?;
     let mut cargo = workspace.cargo("build");
     cargo.arg("--package=vxplane");
     if profile == Profile::Release {

@@ -16,7 +16,9 @@ use vxplane_harness::{
 use self::narrate::{Narrator, say, types};
 use crate::{
     build::{self, Profile},
-    interrupt, packages, process,
+    interrupt,
+    packages::{self, Purpose},
+    process,
     workspace::Workspace,
 };
 
@@ -47,7 +49,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         "the demo makes network namespaces and loads programs, which only root may: \
          run `sudo -E env \"PATH=$PATH\" cargo xtask demo`"
     );
-    packages::ensure()?;
+    packages::ensure(Purpose::Demo)?;
     build::ebpf(workspace)?;
     // The packets' way is the same eBPF object; this builds fastest.
     build::daemon(workspace, Profile::Debug)?;

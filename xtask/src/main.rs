@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::workspace::Workspace;
+use crate::{packages::Purpose, workspace::Workspace};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", version, about)]
@@ -92,6 +92,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo => demo::run(&workspace),
         Task::Test(options) => test::run(&workspace, &options),
         Task::Tidy => {
+            packages::ensure(Purpose::Build)?;
             build::ebpf(&workspace)?;
             tidy::run(&workspace)
         }

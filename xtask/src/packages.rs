@@ -1,9 +1,9 @@
-//! Programs the tests need besides Rust: looked for by name, installed with apt
-//! where they are missing.
+//! Programs needed besides Rust: looked for by name, installed with apt where
+//! they are missing.
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env, fs,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::{Command, Stdio},
@@ -13,40 +13,101 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::process;
 
-/// What each program of the tests comes with on Debian.
-const PROGRAMS: [(&str, &str); 13] = [
-    ("bpftool", "bpftool"),
-    ("dockerd", "docker.io"),
-    ("docker", "docker.io"),
-    ("ovs-vswitchd", "openvswitch-switch"),
-    ("ovsdb-server", "openvswitch-switch"),
-    ("iperf3", "iperf3"),
-    ("tcpdump", "tcpdump"),
-    ("ethtool", "ethtool"),
-    ("ip", "iproute2"),
-    ("bridge", "iproute2"),
-    ("ping", "iputils-ping"),
-    ("nsenter", "util-linux"),
-    ("iptables", "iptables"),
+/// A program, and the Debian packages it comes with: which of them, depends on
+/// the release.
+type Program = (&'static str, &'static [&'static str]);
+
+/// Makes code of the protocol that etcd speaks.
+const BUILD: &[Program] = &[(PROTOC, &["protobuf-compiler"])];
+
+/// What makes hosts of network namespaces.
+const NAMESPACES: &[Program] = &[
+    ("ip", &["iproute2"]),
+    ("bridge", &["iproute2"]),
+    ("nsenter", &["util-linux"]),
+    ("chrt", &["util-linux"]),
+];
+
+/// What makes and watches traffic between them.
+const TRAFFIC: &[Program] = &[
+    ("ping", &["iputils-ping"]),
+    ("iperf3", &["iperf3"]),
+    ("tcpdump", &["tcpdump"]),
+    ("ethtool", &["ethtool"]),
+];
+
+/// What vxplane works with or against in the tests.
+const PARTNERS: &[Program] = &[
+    ("bpftool", &["bpftool"]),
+    ("dockerd", &["docker.io"]),
+    // Of a package of its own since Debian 13.
+    ("docker", &["docker.io", "docker-cli"]),
+    ("etcd", &["etcd-server"]),
+    ("etcdctl", &["etcd-client"]),
+    ("iptables", &["iptables"]),
+    ("ovs-vswitchd", &["openvswitch-switch"]),
+    ("ovsdb-server", &["openvswitch-switch"]),
+    (STATIC_BUSYBOX, &["busybox-static"]),
 ];
 
 /// Containers hold nothing else, so it must need no libraries.
-const STATIC_BUSYBOX: (&str, &str) = ("busybox", "busybox-static");
+const STATIC_BUSYBOX: &str = "busybox";
+
+/// Cargo takes another one from the variable `PROTOC`.
+const PROTOC: &str = "protoc";
+
+/// What programs are needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Compile the daemon.
+    Build,
+    /// `cargo xtask bench`, which makes its load itself.
+    Bench,
+    /// `cargo xtask demo`.
+    Demo,
+    /// `cargo xtask test`, all parts of it.
+    Test,
+}
+
+impl Purpose {
+    fn programs(self) -> Vec<Program> {
+        match self {
+            Self::Build => BUILD.to_vec(),
+            Self::Bench => NAMESPACES.to_vec(),
+            Self::Demo => [NAMESPACES, TRAFFIC].concat(),
+            Self::Test => [NAMESPACES, TRAFFIC, PARTNERS].concat(),
+        }
+    }
+}
 
 /// Where Debian asks whether a package may start its services.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// The policy while we install: tests run their own daemons in their own
 /// namespaces, the machine's are left as they are.
-const START_NOTHING: &str =
-    "#!/bin/sh\n# by cargo xtask test, while it installs packages\nexit 101\n";
+const START_NOTHING: &str = "#!/bin/sh\n# by cargo xtask, while it installs packages\nexit 101\n";
 
 /// Installs what is missing, or says what to install.
-pub(crate) fn ensure() -> Result<()> {
-    let packages = missing();
-    if packages.is_empty() {
-        return Ok(());
+pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
+    let programs = purpose.programs();
+    // The first package that may hold a program, and while it does not, the next.
+    let attempts = programs.iter().map(|(_, packages)| packages.len()).max();
+    for attempt in 0..attempts.unwrap_or_default() {
+        let packages = missing(&programs, attempt);
+        if packages.is_empty() {
+            return Ok(());
+        }
+        install_or_explain(&packages)?;
     }
+    let absent: Vec<_> = absent(&programs).map(|(program, _)| program).collect();
+    ensure!(
+        absent.is_empty(),
+        "apt installed the packages, but these programs are not there: {absent:?}"
+    );
+    Ok(())
+}
+
+fn install_or_explain(packages: &BTreeSet<&str>) -> Result<()> {
     let list = packages.iter().copied().collect::<Vec<_>>().join(" ");
     if process::find_program("apt-get").is_none() {
         bail!(
@@ -60,30 +121,30 @@ pub(crate) fn ensure() -> Result<()> {
     );
     eprintln!("installing {list}");
     let _policy = ServicePolicy::start_nothing()?;
-    if install(&packages).is_err() {
-        // The lists are missing or old.
-        process::run(apt().args(["update", "--quiet=2"]))?;
-        install(&packages)
-            .with_context(|| format!("installing packages; by hand: apt-get install {list}"))?;
+    if install(packages).is_ok() {
+        return Ok(());
     }
-    let still = missing();
-    ensure!(
-        still.is_empty(),
-        "apt installed {list}, but programs of {still:?} are not there"
-    );
-    Ok(())
+    // The lists are missing or old.
+    process::run(apt().args(["update", "--quiet=2"]))?;
+    install(packages)
+        .with_context(|| format!("installing packages; by hand: apt-get install {list}"))
 }
 
-fn missing() -> BTreeSet<&'static str> {
-    let programs = PROGRAMS
-        .iter()
-        .filter(|(program, _)| process::find_program(program).is_none());
-    let mut packages: BTreeSet<_> = programs.map(|(_, package)| *package).collect();
-    let (busybox, package) = STATIC_BUSYBOX;
-    if !process::find_program(busybox).is_some_and(|file| is_static(&file)) {
-        packages.insert(package);
+fn absent(programs: &[Program]) -> impl Iterator<Item = &Program> {
+    programs.iter().filter(|(program, _)| !is_there(program))
+}
+
+fn is_there(program: &str) -> bool {
+    if program == PROTOC && env::var_os("PROTOC").is_some() {
+        return true;
     }
-    packages
+    process::find_program(program).is_some_and(|file| program != STATIC_BUSYBOX || is_static(&file))
+}
+
+/// Packages to try at the `attempt`-th attempt.
+fn missing(programs: &[Program], attempt: usize) -> BTreeSet<&'static str> {
+    let packages = absent(programs).filter_map(|(_, packages)| packages.get(attempt));
+    packages.copied().collect()
 }
 
 /// The dynamic linker refuses what is not linked dynamically.

@@ -14,7 +14,8 @@ use clap::ValueEnum;
 
 use crate::{
     build::{self, Profile},
-    packages, process, tidy,
+    packages::{self, Purpose},
+    process, tidy,
     workspace::Workspace,
 };
 
@@ -177,9 +178,11 @@ fn prepare(workspace: &Workspace, parts: &[Part]) -> Result<()> {
              `cargo xtask test --only host`"
         );
         step("programs the tests need");
-        packages::ensure()?;
+        packages::ensure(Purpose::Test)?;
         ensure_every_target_has_a_part(workspace)?;
     }
+    // For what the host tests and tidy compile.
+    packages::ensure(Purpose::Build)?;
     step("the eBPF object");
     build::ebpf(workspace).map(drop)
 }

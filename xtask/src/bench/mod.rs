@@ -32,7 +32,9 @@ use self::{
 };
 use crate::{
     build::{self, Profile},
-    interrupt, process,
+    interrupt,
+    packages::{self, Purpose},
+    process,
     workspace::Workspace,
 };
 
@@ -72,12 +74,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         thread::available_parallelism()?.get() >= 2,
         "one processor is not enough: a sender and a receiver of datagrams need one each"
     );
-    for program in ["ip", "bridge", "chrt", "nsenter"] {
-        ensure!(
-            process::find_program(program).is_some(),
-            "`{program}` is missing: install the packages iproute2 and util-linux"
-        );
-    }
+    packages::ensure(Purpose::Bench)?;
     let binaries = Binaries {
         vxplane: vxplane(workspace, options)?,
         before: before(options)?,
