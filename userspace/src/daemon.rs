@@ -61,9 +61,6 @@ pub enum DaemonError {
     /// The kernel cannot be worked with.
     #[error(transparent)]
     Reconciler(#[from] StartError),
-    /// The stored state cannot be taken over.
-    #[error(transparent)]
-    Control(#[from] crate::control::Error),
     /// The runtime or its signal handlers could not be set up.
     #[error("the daemon cannot run: {0}")]
     Runtime(#[source] io::Error),
@@ -99,7 +96,7 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
 async fn serve(settings: Settings) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Whatever can be refused is refused before anything is touched.
-    let store = Embedded::open(&settings.state_dir)?;
+    let store = Embedded::open(&settings.state_dir).await?;
     let socket = Socket::bind(&settings.socket())?;
     let hook = match settings.hook {
         Some(address) => Some(bind_hook(address)?),
@@ -112,7 +109,7 @@ async fn serve(settings: Settings) -> Result<(), DaemonError> {
         hook: settings.hook,
         patience: PATIENCE,
     };
-    let (control, controller) = Control::start(info, Box::new(store), Box::new(ThisHost)).await?;
+    let (control, controller) = Control::start(info, Box::new(store), Box::new(ThisHost));
 
     let surfaces_stop = Stop::default();
     let controller_stop = Stop::default();

@@ -5,8 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     path::PathBuf,
+    sync::Arc,
 };
 
+use imbl::OrdMap;
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 use vxplane_common::types::{MacAddr, Vni};
@@ -59,6 +61,71 @@ pub struct Endpoint {
     pub slot: u32,
 }
 
+/// What everybody may know of an endpoint: all but what only its own host can
+/// make use of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointRecord {
+    /// As [`Endpoint::id`].
+    pub id: String,
+    /// As [`Endpoint::container_id`].
+    pub container_id: String,
+    /// As [`Endpoint::name`].
+    pub name: Option<String>,
+    /// As [`Endpoint::ifname`].
+    pub ifname: String,
+    /// The network's name.
+    pub network: String,
+    /// The name of the node it is on.
+    pub node: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its MAC address.
+    #[serde(with = "mac_text")]
+    pub mac: MacAddr,
+    /// Tenant or application.
+    pub namespace: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Endpoint {
+    /// What others may know of this endpoint of the node of that name.
+    pub fn record(&self, node: &str) -> EndpointRecord {
+        EndpointRecord {
+            id: self.id.clone(),
+            container_id: self.container_id.clone(),
+            name: self.name.clone(),
+            ifname: self.ifname.clone(),
+            network: self.network.clone(),
+            node: node.to_owned(),
+            ip: self.ip,
+            mac: self.mac,
+            namespace: self.namespace.clone(),
+            labels: self.labels.clone(),
+        }
+    }
+}
+
+/// A host that runs vxplane, as it makes itself known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Unique in the cluster.
+    pub name: String,
+    /// Tells this installation from another one that took the same name.
+    pub instance: String,
+    /// Its VTEP address.
+    pub vtep: Ipv4Addr,
+    /// Bytes: the MTU of its underlay.
+    pub mtu: u32,
+    /// Its VXLAN UDP port.
+    pub port: u16,
+    /// The version of vxplane it runs.
+    pub version: String,
+    /// What it can do that others may not be able to.
+    pub capabilities: BTreeSet<String>,
+}
+
 /// A Linux network namespace by path, and which one that was.
 ///
 /// A path below `/proc` means a process: if another namespace is found there
@@ -105,10 +172,21 @@ pub struct Peer {
 pub struct Desired {
     /// By name.
     pub networks: BTreeMap<String, Network>,
-    /// By ID.
+    /// Those of this host, by ID.
     pub endpoints: BTreeMap<String, Endpoint>,
-    /// By address.
+    /// VTEPs that are no nodes of the cluster, by address.
     pub peers: BTreeMap<Ipv4Addr, Peer>,
+    /// The other hosts, if this one is in a cluster.
+    pub cluster: Option<Cluster>,
+}
+
+/// The other hosts and what is on them. Snapshots of it share what is the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// The nodes that are alive, by name; this one may be among them.
+    pub nodes: BTreeMap<String, Node>,
+    /// The endpoints of the other nodes, alive or not, by network and ID.
+    pub endpoints: OrdMap<(String, String), Arc<EndpointRecord>>,
 }
 
 /// A MAC address from six hex octets separated by `:` or `-`; `None` for

@@ -1,23 +1,27 @@
 //! How a mutation comes about: planned on the state, made durable in one
-//! transaction, shown to the controller, and waited for.
+//! transaction, and waited for until the kernel follows.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Control, Error,
-    controller::{Observed, Revision},
+    controller::Observed,
     plan::{Created, Plan},
 };
-use crate::store::Contents;
+use crate::store::{CommitError, Contents, Picture};
 
 /// A plan that is durable.
 #[derive(Debug)]
 pub(super) struct Done<T> {
     pub(super) value: T,
     pub(super) created: Created,
-    /// The revision it is in, even if it changed nothing: a pass over it looks
-    /// at the kernel after the request.
-    pub(super) revision: u64,
+    /// The picture it is in, even if it changed nothing: a pass over it looks at
+    /// the kernel after the request.
+    pub(super) picture: u64,
 }
 
 impl Control {
@@ -33,50 +37,50 @@ impl Control {
         task.await.unwrap_or(Err(Error::Stopping))
     }
 
-    /// Plans on the state, makes the changes durable, and only then visible.
+    /// Plans on the stored state and makes the changes durable. What others have
+    /// changed meanwhile is planned on anew.
     pub(super) async fn change<T>(
         &self,
-        plan: impl FnOnce(&Contents) -> Result<Plan<T>, Error>,
+        plan: impl Fn(&Contents) -> Result<Plan<T>, Error>,
     ) -> Result<Done<T>, Error> {
-        let mut state = self.inner.state.lock().await;
-        let Plan {
-            value,
-            created,
-            changes,
-        } = plan(&state)?;
-        if !changes.is_empty() {
-            self.inner.store.commit(changes.clone()).await?;
-            for change in changes {
-                state.apply(change);
+        let _one_at_a_time = self.inner.changing.lock().await;
+        let deadline = Instant::now() + self.patience();
+        loop {
+            let picture = self.picture();
+            let Plan {
+                value,
+                created,
+                changes,
+            } = plan(&picture.contents)?;
+            match self.inner.store.commit(&picture, changes).await {
+                Ok(picture) => {
+                    return Ok(Done {
+                        value,
+                        created,
+                        picture,
+                    });
+                }
+                Err(CommitError::Outdated) if Instant::now() < deadline => {}
+                Err(CommitError::Outdated) => return Err(Error::Contended),
+                Err(CommitError::Store(error)) => return Err(error.into()),
             }
         }
-        let desired = state.desired.clone();
-        let mut number = 0;
-        self.inner.desired.send_modify(|revision| {
-            number = revision.number + 1;
-            *revision = Arc::new(Revision { number, desired });
-        });
-        Ok(Done {
-            value,
-            created,
-            revision: number,
-        })
     }
 
-    /// Waits for a pass over `revision`; its problems are the status page's
+    /// Waits for a pass over `picture`; its problems are the status page's
     /// business. `what` is durable by now and stays so.
-    pub(super) async fn follow(&self, revision: u64, what: &'static str) -> Result<(), Error> {
-        if self.reached(revision).await?.is_some() {
+    pub(super) async fn follow(&self, picture: u64, what: &'static str) -> Result<(), Error> {
+        if self.reached(picture).await?.is_some() {
             return Ok(());
         }
         let seconds = self.patience().as_secs();
         Err(Error::Behind { what, seconds })
     }
 
-    /// Waits for a pass over `revision`, but no longer than requests may take.
-    pub(super) async fn reached(&self, revision: u64) -> Result<Option<Arc<Observed>>, Error> {
+    /// Waits for a pass over `picture`, but no longer than requests may take.
+    pub(super) async fn reached(&self, picture: u64) -> Result<Option<Arc<Observed>>, Error> {
         let mut observed = self.inner.observed.clone();
-        let reached = observed.wait_for(|observed| observed.revision >= revision);
+        let reached = observed.wait_for(|observed| observed.picture >= picture);
         match tokio::time::timeout(self.patience(), reached).await {
             Ok(Ok(observed)) => Ok(Some(Arc::clone(&observed))),
             Ok(Err(_)) => Err(Error::Stopping),
@@ -88,8 +92,8 @@ impl Control {
         self.inner.info.patience
     }
 
-    /// What is desired now.
-    pub(super) fn revision(&self) -> Arc<Revision> {
-        Arc::clone(&self.inner.desired.borrow())
+    /// What is stored now.
+    pub(super) fn picture(&self) -> Arc<Picture> {
+        Arc::clone(&self.inner.pictures.borrow())
     }
 }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::{
     model::Desired,
     reconcile::{Counters, CountersError, Reconciler, Report},
+    store::Picture,
 };
 
 /// How often the kernel is compared even if nothing is known to have changed.
@@ -48,25 +49,18 @@ impl Reconcile for Reconciler {
 /// A question for the datapath's counters.
 pub(super) type CountersQuery = oneshot::Sender<Result<Counters, CountersError>>;
 
-/// What is desired, numbered in the order of the changes.
-#[derive(Debug, Default)]
-pub(super) struct Revision {
-    pub(super) number: u64,
-    pub(super) desired: Desired,
-}
-
-/// What the last pass found, and which revision it was about.
+/// What the last pass found, and which picture it was about.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
-    /// [`Revision::number`], or 0 before the first pass.
-    pub(super) revision: u64,
+    /// [`Picture::number`], or 0 before the first pass.
+    pub(super) picture: u64,
     pub(super) report: Report,
 }
 
 /// The loop's two ends, made by [`super::Control::start`].
 #[derive(Debug)]
 pub struct Controller {
-    pub(super) desired: watch::Receiver<Arc<Revision>>,
+    pub(super) pictures: watch::Receiver<Arc<Picture>>,
     pub(super) observed: watch::Sender<Arc<Observed>>,
     pub(super) queries: mpsc::Receiver<CountersQuery>,
 }
@@ -82,7 +76,7 @@ impl Controller {
         self.pass(&mut reconciler).await;
         loop {
             tokio::select! {
-                changed = self.desired.changed() => if changed.is_err() { return },
+                changed = self.pictures.changed() => if changed.is_err() { return },
                 Some(query) = self.queries.recv() => {
                     // Nobody waiting for the answer any more is no error.
                     let _ = query.send(reconciler.counters());
@@ -97,16 +91,16 @@ impl Controller {
     }
 
     async fn pass(&mut self, reconciler: &mut impl Reconcile) {
-        let revision = Arc::clone(&self.desired.borrow_and_update());
+        let picture = Arc::clone(&self.pictures.borrow_and_update());
         let begun = Instant::now();
-        let report = reconciler.reconcile(&revision.desired).await;
+        let report = reconciler.reconcile(&picture.contents.desired).await;
         if report.changes > 0 {
             let (changes, took) = (report.changes, begun.elapsed());
             info!(changes, ?took, "the kernel was brought up to date");
         }
         self.log_new_problems(&report);
         let observed = Observed {
-            revision: revision.number,
+            picture: picture.number,
             report,
         };
         self.observed.send_replace(Arc::new(observed));

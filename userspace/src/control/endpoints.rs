@@ -33,7 +33,7 @@ impl Control {
                 .change(|state| Ok(removal(plan::detach(state, &id)?)))
                 .await?;
             info!(endpoint = id, "endpoint detached");
-            control.follow(done.revision, "the detachment").await
+            control.follow(done.picture, "the detachment").await
         })
         .await
     }
@@ -48,9 +48,9 @@ impl Control {
         self.to_the_end(|control| async move {
             let _turn = control.inner.turns.take(&id).await;
             let done = control
-                .change(|state| plan::change_endpoint(state, &id, change))
+                .change(|state| plan::change_endpoint(state, &id, change.clone()))
                 .await?;
-            Ok(control.view_endpoint(&control.revision(), &done.value)?)
+            Ok(control.view_endpoint(&control.picture().contents.desired, &done.value)?)
         })
         .await
     }
@@ -61,7 +61,7 @@ impl Control {
         let netns = self.inner.host.netns(spec.netns.clone()).await?;
         let id = endpoint_id(&plan::container_id(&spec, &netns), spec.ifname());
         let _turn = self.inner.turns.take(&id).await;
-        let before = self.revision().desired.endpoints.get(&id).cloned();
+        let before = self.picture().contents.desired.endpoints.get(&id).cloned();
         if before.as_ref().is_none_or(|before| before.netns != netns) {
             self.check_no_interface(&netns, spec.ifname()).await?;
         }
@@ -73,10 +73,10 @@ impl Control {
             )
         };
         let done = self
-            .change(|state| plan::attach(state, &spec, netns, wired))
+            .change(|state| plan::attach(state, &spec, netns.clone(), wired))
             .await?;
         let endpoint = done.value;
-        if let Err(error) = self.wired(&endpoint, done.revision).await {
+        if let Err(error) = self.wired(&endpoint, done.picture).await {
             warn!(endpoint = endpoint.id, "attach undone: {error}");
             self.undo_attach(&endpoint.id, before).await;
             return Err(error);
@@ -85,7 +85,7 @@ impl Control {
             let (id, network, ip) = (&endpoint.id, &endpoint.network, endpoint.ip);
             info!(endpoint = id, network, %ip, "endpoint attached");
         }
-        let view = self.view_endpoint(&self.revision(), &endpoint)?;
+        let view = self.view_endpoint(&self.picture().contents.desired, &endpoint)?;
         Ok((view, done.created))
     }
 
@@ -95,8 +95,9 @@ impl Control {
         let found = self.inner.host.has_interface(netns, ifname).await;
         let what = "the container's interfaces";
         let found = found.map_err(|source| Error::Host { what, source })?;
-        let revision = self.revision();
-        let mut endpoints = revision.desired.endpoints.values();
+        let picture = self.picture();
+        let desired = &picture.contents.desired;
+        let mut endpoints = desired.endpoints.values();
         let ours = |e: &Endpoint| e.netns.inode == netns.inode && e.ifname == ifname;
         if !found || endpoints.any(ours) {
             return Ok(());
@@ -113,9 +114,9 @@ impl Control {
             Some(endpoint) => Change::PutEndpoint(Box::new(endpoint)),
             None => Change::RemoveEndpoint(id.to_owned()),
         };
-        let undone = self.change(|_| Ok(removal(vec![change]))).await;
+        let undone = self.change(|_| Ok(removal(vec![change.clone()]))).await;
         let followed = match undone {
-            Ok(done) => self.follow(done.revision, "undoing the attach").await,
+            Ok(done) => self.follow(done.picture, "undoing the attach").await,
             Err(error) => Err(error),
         };
         if let Err(error) = followed {
@@ -123,9 +124,9 @@ impl Control {
         }
     }
 
-    /// Waits for a pass over `revision`, and for what came of the endpoint.
-    async fn wired(&self, endpoint: &Endpoint, revision: u64) -> Result<(), Error> {
-        let Some(observed) = self.reached(revision).await? else {
+    /// Waits for a pass over `picture`, and for what came of the endpoint.
+    async fn wired(&self, endpoint: &Endpoint, picture: u64) -> Result<(), Error> {
+        let Some(observed) = self.reached(picture).await? else {
             return Err(Error::TimedOut {
                 seconds: self.patience().as_secs(),
             });

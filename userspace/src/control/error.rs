@@ -88,6 +88,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Others changed what the request depends on, again and again.
+    #[error(
+        "what the request depends on was changed by others again and again, so nothing was \
+         changed; try again"
+    )]
+    Contended,
     /// The daemon is stopping.
     #[error("the daemon is stopping; ask again when it is back")]
     Stopping,
@@ -102,7 +108,7 @@ impl Error {
             Self::Conflict(_) => Kind::Conflict,
             Self::Attach { .. } | Self::Store(_) | Self::Host { .. } => Kind::Failed,
             Self::TimedOut { .. } | Self::Behind { .. } => Kind::TimedOut,
-            Self::Stopping => Kind::Unavailable,
+            Self::Contended | Self::Stopping => Kind::Unavailable,
         }
     }
 
@@ -115,6 +121,7 @@ impl Error {
             Self::Attach { .. } => "attach_failed",
             Self::TimedOut { .. } => "timed_out",
             Self::Behind { .. } => "kernel_behind",
+            Self::Contended => "contended",
             Self::Store(_) => "store_failed",
             Self::Host { .. } => "host_unreadable",
             Self::Stopping => "stopping",

@@ -1,12 +1,6 @@
 //! A daemon for tests: its kernel obeys, fails or hangs as told.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::Ipv4Addr,
-    sync::{Arc, Mutex as StdMutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use ipnetwork::Ipv4Network;
@@ -14,26 +8,43 @@ use tokio::sync::watch;
 
 use super::{Control, Error, Host, Invalid, NetnsSource, NodeInfo, Reconcile};
 use crate::{
-    model::{Desired, Endpoint, NetnsRef},
+    model::{Desired, Endpoint, NetnsRef, Node},
     reconcile::{Counters, CountersError, EndpointState, Report, Underlay},
-    store::{Change, Contents, Store, StoreError},
+    store::{Change, CommitError, Contents, Health, Picture, Pictures, Store},
 };
 
 /// Keeps everything, durably as long as the test runs.
-#[derive(Clone, Default)]
-pub(crate) struct Memory(Arc<StdMutex<Contents>>);
+#[derive(Clone)]
+pub(crate) struct Memory(pub(crate) Arc<Pictures>);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(Arc::new(Pictures::new(Contents::default())))
+    }
+}
 
 impl Store for Memory {
-    fn load(&self) -> BoxFuture<'_, Result<Contents, StoreError>> {
-        let contents = self.0.lock().unwrap().clone();
-        async { Ok(contents) }.boxed()
+    fn pictures(&self) -> watch::Receiver<Arc<Picture>> {
+        self.0.subscribe()
     }
 
-    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
-        for change in changes {
-            self.0.lock().unwrap().apply(change);
-        }
-        async { Ok(()) }.boxed()
+    fn commit<'a>(
+        &'a self,
+        _planned_on: &'a Picture,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'a, Result<u64, CommitError>> {
+        let number = self.0.publish(|contents| {
+            for change in changes {
+                contents.apply(change);
+            }
+        });
+        async move { Ok(number) }.boxed()
+    }
+
+    fn announce(&self, _node: Node) {}
+
+    fn health(&self) -> Health {
+        Health::default()
     }
 }
 
@@ -124,9 +135,7 @@ pub(crate) async fn daemon(store: &Memory, kernel: FakeKernel) -> Control {
         patience: Duration::from_millis(300),
     };
     let store = Box::new(store.clone());
-    let (control, controller) = Control::start(info, store, Box::new(FakeHost))
-        .await
-        .unwrap();
+    let (control, controller) = Control::start(info, store, Box::new(FakeHost));
     tokio::spawn(controller.run(kernel, std::future::pending()));
     control.ready().await.unwrap();
     control

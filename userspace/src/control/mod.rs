@@ -18,7 +18,7 @@ use tracing::info;
 
 use self::{
     commit::Done,
-    controller::{CountersQuery, Observed, Revision},
+    controller::{CountersQuery, Observed},
     plan::removal,
     turns::Turns,
 };
@@ -36,7 +36,7 @@ pub use self::{
 use crate::{
     model::{Network, Peer},
     reconcile::{Counters, CountersError},
-    store::{Contents, Store},
+    store::{Picture, Store},
 };
 
 mod choose;
@@ -85,9 +85,10 @@ struct Inner {
     started: Instant,
     store: Box<dyn Store>,
     host: Box<dyn Host>,
-    /// Held from the first check of a mutation until it is durable.
-    state: Mutex<Contents>,
-    desired: watch::Sender<Arc<Revision>>,
+    /// Held from the first check of a mutation until it is durable: those of one
+    /// daemon need not outdate one another.
+    changing: Mutex<()>,
+    pictures: watch::Receiver<Arc<Picture>>,
     observed: watch::Receiver<Arc<Observed>>,
     queries: mpsc::Sender<CountersQuery>,
     turns: Turns,
@@ -96,41 +97,28 @@ struct Inner {
 impl Control {
     /// Takes over what the store holds. The [`Controller`] must be run for any
     /// mutation to complete.
-    pub async fn start(
-        info: NodeInfo,
-        store: Box<dyn Store>,
-        host: Box<dyn Host>,
-    ) -> Result<(Self, Controller), Error> {
-        let contents = store.load().await?;
-        let first = Revision {
-            number: 1,
-            desired: contents.desired.clone(),
-        };
-        let (desired, desired_rx) = watch::channel(Arc::new(first));
+    pub fn start(info: NodeInfo, store: Box<dyn Store>, host: Box<dyn Host>) -> (Self, Controller) {
+        let pictures = store.pictures();
         let (observed_tx, observed) = watch::channel(Arc::new(Observed::default()));
         let (queries, queries_rx) = mpsc::channel(16);
+        let controller = Controller {
+            pictures: pictures.clone(),
+            observed: observed_tx,
+            queries: queries_rx,
+        };
         let inner = Inner {
             info,
             started: Instant::now(),
             store,
             host,
-            state: Mutex::new(contents),
-            desired,
+            changing: Mutex::default(),
+            pictures,
             observed,
             queries,
             turns: Turns::default(),
         };
-        let controller = Controller {
-            desired: desired_rx,
-            observed: observed_tx,
-            queries: queries_rx,
-        };
-        Ok((
-            Self {
-                inner: Arc::new(inner),
-            },
-            controller,
-        ))
+        let inner = Arc::new(inner);
+        (Self { inner }, controller)
     }
 
     /// Waits until the kernel was compared with the stored state once.
@@ -174,18 +162,20 @@ impl Control {
 
     /// All networks, by name.
     pub fn networks(&self) -> Vec<NetworkView> {
-        let revision = self.revision();
-        let networks = revision.desired.networks.values();
+        let picture = self.picture();
+        let desired = &picture.contents.desired;
+        let networks = desired.networks.values();
         networks
-            .map(|network| self.view_network(&revision, network))
+            .map(|network| self.view_network(desired, network))
             .collect()
     }
 
     /// One network.
     pub fn network(&self, name: &str) -> Result<NetworkView, Error> {
-        let revision = self.revision();
-        match revision.desired.networks.get(name) {
-            Some(network) => Ok(self.view_network(&revision, network)),
+        let picture = self.picture();
+        let desired = &picture.contents.desired;
+        match desired.networks.get(name) {
+            Some(network) => Ok(self.view_network(desired, network)),
             None => Err(NotFound::Network(name.to_owned()).into()),
         }
     }
@@ -199,25 +189,27 @@ impl Control {
                 .change(|state| Ok(removal(plan::remove_network(state, &name)?)))
                 .await?;
             info!(network = name, "network removed");
-            control.follow(done.revision, "the network's removal").await
+            control.follow(done.picture, "the network's removal").await
         })
         .await
     }
 
     /// All endpoints, by ID, without traffic counters.
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        let revision = self.revision();
-        let endpoints = revision.desired.endpoints.values();
+        let picture = self.picture();
+        let desired = &picture.contents.desired;
+        let endpoints = desired.endpoints.values();
         endpoints
-            .filter_map(|endpoint| self.view_endpoint(&revision, endpoint).ok())
+            .filter_map(|endpoint| self.view_endpoint(desired, endpoint).ok())
             .collect()
     }
 
     /// One endpoint by its whole ID, without traffic counters.
     pub fn endpoint(&self, id: &str) -> Result<EndpointView, Error> {
-        let revision = self.revision();
-        match revision.desired.endpoints.get(id) {
-            Some(endpoint) => Ok(self.view_endpoint(&revision, endpoint)?),
+        let picture = self.picture();
+        let desired = &picture.contents.desired;
+        match desired.endpoints.get(id) {
+            Some(endpoint) => Ok(self.view_endpoint(desired, endpoint)?),
             None => Err(NotFound::Endpoint(id.to_owned()).into()),
         }
     }
@@ -225,7 +217,7 @@ impl Control {
     /// The ID of the endpoint that a person means: by ID, container name or
     /// ID, or the beginning of either ID.
     pub fn find_endpoint(&self, text: &str) -> Result<String, Error> {
-        view::find_endpoint(&self.revision().desired, text)
+        view::find_endpoint(&self.picture().contents.desired, text)
     }
 
     /// Lets the VTEP `ip` into `networks`, in addition to those it is in; none
@@ -240,7 +232,7 @@ impl Control {
             let done = control
                 .change(|state| plan::add_peer(state, ip, &networks, own))
                 .await?;
-            control.follow(done.revision, "the peer").await?;
+            control.follow(done.picture, "the peer").await?;
             Ok((done.value, done.created))
         })
         .await
@@ -248,7 +240,13 @@ impl Control {
 
     /// All peers, by address.
     pub fn peers(&self) -> Vec<Peer> {
-        self.revision().desired.peers.values().cloned().collect()
+        self.picture()
+            .contents
+            .desired
+            .peers
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Shuts the VTEP `ip` out of all networks.
@@ -258,7 +256,7 @@ impl Control {
                 .change(|state| Ok(removal(plan::remove_peer(state, ip)?)))
                 .await?;
             info!(peer = %ip, "peer removed");
-            control.follow(done.revision, "the peer's removal").await
+            control.follow(done.picture, "the peer's removal").await
         })
         .await
     }
@@ -279,9 +277,9 @@ impl Control {
             let network = &done.value;
             let (vni, subnet) = (network.vni, network.subnet);
             info!(network = network.name, %vni, %subnet, "network created");
-            self.follow(done.revision, "the network").await?;
+            self.follow(done.picture, "the network").await?;
         }
-        let view = self.view_network(&self.revision(), &done.value);
+        let view = self.view_network(&self.picture().contents.desired, &done.value);
         Ok((view, done.created))
     }
 }

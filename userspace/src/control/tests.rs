@@ -141,11 +141,11 @@ async fn a_failed_attach_leaves_nothing() {
     let store = Memory::default();
     let control = daemon(&store, kernel).await;
     blue(&control).await;
-    let before = store.load().await.unwrap();
+    let before = store.0.latest().contents.clone();
     let error = control.attach(container(1)).await.unwrap_err();
     assert_eq!(error.code(), "attach_failed");
     assert!(error.to_string().contains("no such luck"), "{error}");
-    assert_eq!(store.load().await.unwrap(), before);
+    assert_eq!(store.0.latest().contents, before);
     let (next, _) = control.attach(container(2)).await.unwrap();
     assert_eq!(next.endpoint.ip, Ipv4Addr::new(10, 50, 1, 2));
 }
@@ -161,7 +161,7 @@ async fn an_attach_that_takes_too_long_is_undone() {
     blue(&control).await;
     let error = control.attach(container(1)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TimedOut);
-    assert!(store.load().await.unwrap().desired.endpoints.is_empty());
+    assert!(store.0.latest().contents.desired.endpoints.is_empty());
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn a_change_the_kernel_does_not_follow_is_kept_and_said_to_be_behind() {
     let ip = Ipv4Addr::new(192, 0, 2, 2);
     let error = control.add_peer(ip, BTreeSet::new()).await.unwrap_err();
     assert_eq!(error.code(), "kernel_behind", "{error}");
-    assert!(store.load().await.unwrap().desired.peers.contains_key(&ip));
+    assert!(store.0.latest().contents.desired.peers.contains_key(&ip));
     assert_eq!(control.peers().len(), 1);
 }
 
@@ -222,7 +222,7 @@ async fn a_namespace_whose_number_was_reused_inherits_no_address() {
         },
         ..sample()
     };
-    let mut state = control.inner.state.lock().await.clone();
+    let mut state = control.picture().contents.clone();
     state.apply(Change::PutEndpoint(Box::new(nameless("/run/netns/old"))));
     for change in plan::detach(&state, "e1").unwrap() {
         state.apply(change);

@@ -6,7 +6,6 @@ use vxplane_common::abi::{OVERHEAD_IPV4, Traffic};
 
 use super::{
     Control, NodeInfo,
-    controller::Revision,
     error::{Conflict, Error, NotFound},
 };
 use crate::{
@@ -83,7 +82,8 @@ impl StatusView {
 impl Control {
     /// How the daemon stands, with its counters.
     pub async fn status(&self) -> StatusView {
-        let revision = self.revision();
+        let picture = self.picture();
+        let desired = &picture.contents.desired;
         let report = self.report();
         let mut problems = report.problems.clone();
         let counters = self.counters().await.unwrap_or_else(|error| {
@@ -99,10 +99,10 @@ impl Control {
         StatusView {
             info: self.inner.info.clone(),
             uptime: self.inner.started.elapsed(),
-            networks: revision.desired.networks.len(),
-            endpoints: revision.desired.endpoints.len(),
+            networks: desired.networks.len(),
+            endpoints: desired.endpoints.len(),
             endpoints_ready: report.endpoints.values().filter(ready).count(),
-            peers: revision.desired.peers.len(),
+            peers: desired.peers.len(),
             report,
             problems,
             counters,
@@ -120,8 +120,8 @@ impl Control {
         }
     }
 
-    pub(super) fn view_network(&self, revision: &Revision, network: &Network) -> NetworkView {
-        let endpoints = revision.desired.endpoints.values();
+    pub(super) fn view_network(&self, desired: &Desired, network: &Network) -> NetworkView {
+        let endpoints = desired.endpoints.values();
         NetworkView {
             network: network.clone(),
             mtu: self.effective_mtu(network),
@@ -133,11 +133,10 @@ impl Control {
 
     pub(super) fn view_endpoint(
         &self,
-        revision: &Revision,
+        desired: &Desired,
         endpoint: &Endpoint,
     ) -> Result<EndpointView, NotFound> {
-        let networks = &revision.desired.networks;
-        let Some(network) = networks.get(&endpoint.network) else {
+        let Some(network) = desired.networks.get(&endpoint.network) else {
             return Err(NotFound::Endpoint(endpoint.id.clone()));
         };
         let observed = Arc::clone(&self.inner.observed.borrow());

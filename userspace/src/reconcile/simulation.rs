@@ -303,6 +303,7 @@ prop_compose! {
             networks: networks.into_iter().map(named).collect(),
             endpoints: endpoints.into_iter().map(|(n, net)| (id(n), endpoint(n, net))).collect(),
             peers: peers.into_iter().map(peer).collect(),
+            cluster: None,
         }
     }
 }

@@ -1,528 +1,69 @@
-//! The embedded store: one redb file, JSON values, one transaction a change set.
+//! The embedded store: one host by itself, on its state file.
 
-use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    panic,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
-use redb::{
-    Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-    backends::FileBackend,
-};
-use serde::{Serialize, de::DeserializeOwned};
-use tokio::task::spawn_blocking;
+use tokio::sync::{Mutex, watch};
 
-use super::{Change, Contents, Store, StoreError};
+use super::{Change, CommitError, Health, Picture, Pictures, Store, StoreError, file::StateFile};
+use crate::model::Node;
 
-/// Grows whenever older programs would misread what newer ones write.
-const SCHEMA: u64 = 1;
-
-type Json = TableDefinition<'static, &'static str, &'static [u8]>;
-
-/// One row, `version`.
-const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta");
-const NETWORKS: Json = TableDefinition::new("networks");
-const ENDPOINTS: Json = TableDefinition::new("endpoints");
-const PEERS: Json = TableDefinition::new("peers");
-const HINTS: Json = TableDefinition::new("hints");
-
-/// A store in a directory of its own.
+/// Keeps the state of one host.
 #[derive(Debug)]
 pub struct Embedded {
-    opened: Arc<Opened>,
-}
-
-#[derive(Debug)]
-struct Opened {
-    database: Database,
-    path: PathBuf,
-    /// Locked as long as the database is open.
-    _lock: File,
+    file: StateFile,
+    pictures: Pictures,
+    /// Held from looking at the latest picture until there is a new one.
+    committing: Mutex<()>,
 }
 
 impl Embedded {
-    /// Opens the store in `directory`, making both if need be. Blocks.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let unusable = |path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::Directory { path, source }
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(unusable(directory))?;
-        let lock = lock(directory)?;
-        let path = directory.join("vxplane.redb");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(unusable(&path))?;
-        let database = open_database(file, &path)?;
-        check_schema(&database, &path)?;
+    /// Opens the store in `directory`, making it if need be.
+    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
+        let file = StateFile::open(directory)?;
+        let pictures = Pictures::new(file.load().await?);
+        let committing = Mutex::default();
         Ok(Self {
-            opened: Arc::new(Opened {
-                database,
-                path,
-                _lock: lock,
-            }),
+            file,
+            pictures,
+            committing,
         })
-    }
-
-    /// Runs `work` where blocking is allowed.
-    fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Opened) -> Result<T, StoreError> + Send + 'static,
-    ) -> BoxFuture<'_, Result<T, StoreError>> {
-        let opened = Arc::clone(&self.opened);
-        async move { spawn_blocking(move || work(&opened)).await? }.boxed()
     }
 }
 
 impl Store for Embedded {
-    fn load(&self) -> BoxFuture<'_, Result<Contents, StoreError>> {
-        self.blocking(Opened::load)
+    fn pictures(&self) -> watch::Receiver<Arc<Picture>> {
+        self.pictures.subscribe()
     }
 
-    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.blocking(move |opened| opened.commit(&changes))
-    }
-}
-
-impl Opened {
-    fn load(&self) -> Result<Contents, StoreError> {
-        let mut contents = Contents::default();
-        for network in self.rows(NETWORKS)? {
-            contents.apply(Change::PutNetwork(network));
-        }
-        for endpoint in self.rows(ENDPOINTS)? {
-            contents.apply(Change::PutEndpoint(Box::new(endpoint)));
-        }
-        for peer in self.rows(PEERS)? {
-            contents.apply(Change::PutPeer(peer));
-        }
-        for hint in self.rows(HINTS)? {
-            contents.apply(Change::PutHint(hint));
-        }
-        self.check_references(&contents)?;
-        Ok(contents)
-    }
-
-    fn rows<T: DeserializeOwned>(&self, table: Json) -> Result<Vec<T>, StoreError> {
-        let read = self
-            .database
-            .begin_read()
-            .map_err(|error| self.failed(error))?;
-        let rows = read.open_table(table).map_err(|error| self.failed(error))?;
-        let mut values = Vec::new();
-        for row in rows.iter().map_err(|error| self.failed(error))? {
-            let (key, value) = row.map_err(|error| self.failed(error))?;
-            let value = serde_json::from_slice(value.value())
-                .map_err(|error| self.damaged(format!("{table} row `{}`: {error}", key.value())))?;
-            values.push(value);
-        }
-        Ok(values)
-    }
-
-    /// Transactions keep this true; only another program can have broken it.
-    fn check_references(&self, contents: &Contents) -> Result<(), StoreError> {
-        let desired = &contents.desired;
-        for endpoint in desired.endpoints.values() {
-            if !desired.networks.contains_key(&endpoint.network) {
-                let (id, network) = (&endpoint.id, &endpoint.network);
-                let reason = format!("endpoint {id} is in network {network}, which is missing");
-                return Err(self.damaged(reason));
-            }
-        }
-        Ok(())
-    }
-
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
-        let write = self
-            .database
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
-        for change in changes {
-            self.write(&write, change)?;
-        }
-        write.commit().map_err(|error| self.failed(error))
-    }
-
-    fn write(&self, write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
-        match change {
-            Change::PutNetwork(network) => self.put(write, NETWORKS, &network.name, network),
-            Change::RemoveNetwork(name) => self.remove(write, NETWORKS, name),
-            Change::PutEndpoint(endpoint) => self.put(write, ENDPOINTS, &endpoint.id, endpoint),
-            Change::RemoveEndpoint(id) => self.remove(write, ENDPOINTS, id),
-            Change::PutPeer(peer) => self.put(write, PEERS, &peer.ip.to_string(), peer),
-            Change::RemovePeer(ip) => self.remove(write, PEERS, &ip.to_string()),
-            Change::PutHint(hint) => self.put(write, HINTS, &hint.key(), hint),
-            Change::RemoveHint(key) => self.remove(write, HINTS, key),
-        }
-    }
-
-    fn put<T: Serialize>(
-        &self,
-        write: &WriteTransaction,
-        table: Json,
-        key: &str,
-        value: &T,
-    ) -> Result<(), StoreError> {
-        let json = serde_json::to_vec(value)?;
-        let mut table = write
-            .open_table(table)
-            .map_err(|error| self.failed(error))?;
-        table
-            .insert(key, json.as_slice())
-            .map_err(|error| self.failed(error))?;
-        Ok(())
-    }
-
-    fn remove(&self, write: &WriteTransaction, table: Json, key: &str) -> Result<(), StoreError> {
-        let mut table = write
-            .open_table(table)
-            .map_err(|error| self.failed(error))?;
-        table.remove(key).map_err(|error| self.failed(error))?;
-        Ok(())
-    }
-
-    fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
-        failed(&self.path, error)
-    }
-
-    fn damaged(&self, reason: String) -> StoreError {
-        StoreError::Damaged {
-            path: self.path.clone(),
-            reason,
-        }
-    }
-}
-
-/// Takes the directory for this process, or says who has it.
-fn lock(directory: &Path) -> Result<File, StoreError> {
-    let path = directory.join("lock");
-    let unusable = |source| StoreError::Directory {
-        path: path.clone(),
-        source,
-    };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(unusable)?;
-    match file.try_lock() {
-        Ok(()) => {
-            note_holder(&mut file).map_err(unusable)?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let (path, holder) = (directory.to_owned(), holder(&mut file));
-            Err(StoreError::Locked { path, holder })
-        }
-        Err(TryLockError::Error(source)) => Err(unusable(source)),
-    }
-}
-
-fn note_holder(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    write!(file, "{}", std::process::id())
-}
-
-/// Who holds the lock, from the process ID its holder left in it.
-fn holder(file: &mut File) -> String {
-    let mut text = String::new();
-    let pid = match file.read_to_string(&mut text) {
-        Ok(_) => text.trim().parse::<u32>().ok(),
-        Err(_) => None,
-    };
-    let Some(pid) = pid else {
-        return "another process".to_owned();
-    };
-    match fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("process {pid} ({})", name.trim()),
-        Err(_) => format!("process {pid}"),
-    }
-}
-
-/// Opens or creates the database in `file`. A file of something else can make
-/// redb's format checks panic; that is the file's fault and reported as such.
-fn open_database(file: File, path: &Path) -> Result<Database, StoreError> {
-    let opened =
-        panic::catch_unwind(|| Database::builder().create_with_backend(FileBackend::new(file)?));
-    let damaged = |reason: String| StoreError::Damaged {
-        path: path.to_owned(),
-        reason,
-    };
-    match opened {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(error)) => match redb::Error::from(error) {
-            redb::Error::Corrupted(reason) => Err(damaged(reason)),
-            redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(damaged(error.to_string()))
-            }
-            redb::Error::UpgradeRequired(version) => Err(damaged(format!(
-                "its file format, {version}, is not in use any more"
-            ))),
-            error => Err(failed(path, error)),
-        },
-        Err(_) => Err(damaged("it is not a database".to_owned())),
-    }
-}
-
-/// Refuses what a later version wrote; makes every table of an empty database.
-fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
-    let failed = |error: redb::Error| failed(path, error);
-    let write = database
-        .begin_write()
-        .map_err(|error| failed(error.into()))?;
-    {
-        let mut meta = write
-            .open_table(META)
-            .map_err(|error| failed(error.into()))?;
-        let found = meta.get("version").map_err(|error| failed(error.into()))?;
-        let found = found.map(|version| version.value());
-        match found {
-            Some(SCHEMA) => {}
-            None => {
-                meta.insert("version", SCHEMA)
-                    .map_err(|error| failed(error.into()))?;
-            }
-            Some(found) => {
-                return Err(StoreError::Newer {
-                    path: path.to_owned(),
-                    found,
-                    known: SCHEMA,
-                });
-            }
-        }
-    }
-    for table in [NETWORKS, ENDPOINTS, PEERS, HINTS] {
-        write
-            .open_table(table)
-            .map_err(|error| failed(error.into()))?;
-    }
-    write.commit().map_err(|error| failed(error.into()))
-}
-
-fn failed(path: &Path, error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Database {
-        path: path.to_owned(),
-        source: Box::new(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, net::Ipv4Addr};
-
-    use proptest::prelude::*;
-    use tempfile::TempDir;
-    use vxplane_common::types::{MacAddr, Vni};
-
-    use super::*;
-    use crate::{
-        model::{Endpoint, NetnsRef, Network, Peer, PeerNetworks},
-        store::Hint,
-    };
-
-    fn everything() -> Vec<Change> {
-        let network = Network {
-            name: "blue".to_owned(),
-            vni: Vni::new(77).unwrap(),
-            subnet: "10.50.0.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 50, 0, 1),
-            mtu: Some(1400),
-            internal: true,
-        };
-        let endpoint = Endpoint {
-            id: "0123456789ab".to_owned(),
-            container_id: "c1".to_owned(),
-            name: Some("web".to_owned()),
-            ifname: "eth0".to_owned(),
-            network: "blue".to_owned(),
-            netns: NetnsRef {
-                path: "/run/netns/c1".into(),
-                inode: 4_026_532_000,
-            },
-            ip: Ipv4Addr::new(10, 50, 0, 2),
-            mac: MacAddr::from_ipv4([10, 50, 0, 2]),
-            namespace: "default".to_owned(),
-            labels: BTreeMap::from([("app".to_owned(), "shop \u{1f6d2}".to_owned())]),
-            slot: 4,
-        };
-        let hint = Hint {
-            endpoint: "ba9876543210".to_owned(),
-            network: "blue".to_owned(),
-            ip: Ipv4Addr::new(10, 50, 0, 9),
-            netns: Some("/run/netns/c2".into()),
-            sequence: 3,
-        };
-        let peer = |last, networks| Peer {
-            ip: Ipv4Addr::new(192, 0, 2, last),
-            networks,
-        };
-        vec![
-            Change::PutNetwork(network),
-            Change::PutEndpoint(Box::new(endpoint)),
-            Change::PutPeer(peer(2, PeerNetworks::All)),
-            Change::PutPeer(peer(3, PeerNetworks::Only(["blue".to_owned()].into()))),
-            Change::PutHint(hint),
-        ]
-    }
-
-    fn directory() -> TempDir {
-        tempfile::tempdir().unwrap()
-    }
-
-    #[tokio::test]
-    async fn everything_survives_a_restart() {
-        let directory = directory();
-        let mut expected = Contents::default();
-        for change in everything() {
-            expected.apply(change);
-        }
-        let store = Embedded::open(directory.path()).unwrap();
-        store.commit(everything()).await.unwrap();
-        assert_eq!(store.load().await.unwrap(), expected);
-        drop(store);
-        let store = Embedded::open(directory.path()).unwrap();
-        assert_eq!(store.load().await.unwrap(), expected);
-        let removals = vec![
-            Change::RemoveEndpoint("0123456789ab".to_owned()),
-            Change::RemoveNetwork("blue".to_owned()),
-            Change::RemovePeer(Ipv4Addr::new(192, 0, 2, 2)),
-            Change::RemovePeer(Ipv4Addr::new(192, 0, 2, 3)),
-            Change::RemoveHint("ba9876543210/blue".to_owned()),
-        ];
-        store.commit(removals).await.unwrap();
-        drop(store);
-        let store = Embedded::open(directory.path()).unwrap();
-        assert_eq!(store.load().await.unwrap(), Contents::default());
-    }
-
-    #[test]
-    fn a_second_daemon_is_told_who_has_the_directory() {
-        let directory = directory();
-        let _first = Embedded::open(directory.path()).unwrap();
-        let error = Embedded::open(directory.path()).unwrap_err();
-        let holder = format!("process {}", std::process::id());
-        assert!(error.to_string().contains(&holder), "{error}");
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_made_is_named() {
-        let directory = directory();
-        let file = directory.path().join("file");
-        fs::write(&file, "").unwrap();
-        let error = Embedded::open(&file.join("state")).unwrap_err();
-        assert!(error.to_string().contains("file/state"), "{error}");
-    }
-
-    #[test]
-    fn a_later_schema_is_left_alone() {
-        let directory = directory();
-        let store = Embedded::open(directory.path()).unwrap();
-        let write = store.opened.database.begin_write().unwrap();
-        write
-            .open_table(META)
-            .unwrap()
-            .insert("version", SCHEMA + 1)
-            .unwrap();
-        write.commit().unwrap();
-        drop(store);
-        let error = Embedded::open(directory.path()).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                StoreError::Newer {
-                    found: 2,
-                    known: 1,
-                    ..
+    fn commit<'a>(
+        &'a self,
+        planned_on: &'a Picture,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'a, Result<u64, CommitError>> {
+        async move {
+            let _one_at_a_time = self.committing.lock().await;
+            if !changes.is_empty() {
+                if self.pictures.latest().number != planned_on.number {
+                    return Err(CommitError::Outdated);
                 }
-            ),
-            "{error}"
-        );
-    }
-
-    #[tokio::test]
-    async fn rows_that_mean_nothing_are_named() {
-        let directory = directory();
-        let store = Embedded::open(directory.path()).unwrap();
-        let write = store.opened.database.begin_write().unwrap();
-        let json = br#"{"name":"blue","vni":0}"#;
-        write
-            .open_table(NETWORKS)
-            .unwrap()
-            .insert("blue", json.as_slice())
-            .unwrap();
-        write.commit().unwrap();
-        let error = store.load().await.unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("`blue`") && text.contains("0 is no VNI"),
-            "{error}"
-        );
-    }
-
-    #[tokio::test]
-    async fn an_endpoint_without_its_network_is_damage() {
-        let directory = directory();
-        let store = Embedded::open(directory.path()).unwrap();
-        let endpoint = everything().swap_remove(1);
-        store.commit(vec![endpoint]).await.unwrap();
-        let error = store.load().await.unwrap_err();
-        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    }
-
-    #[test]
-    fn files_of_something_else_are_said_to_be_damaged() {
-        for content in [
-            b"not a database".to_vec(),
-            vec![0; 8192],
-            vec![0xff; 100_000],
-        ] {
-            let directory = directory();
-            fs::write(directory.path().join("vxplane.redb"), content).unwrap();
-            let error = Embedded::open(directory.path()).unwrap_err();
-            assert!(error.to_string().contains("vxplane.redb"), "{error}");
-            assert!(error.to_string().contains("move it away"), "{error}");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-
-        /// A flipped page is either noticed or without consequence; it never
-        /// takes the process down.
-        #[test]
-        fn damage_is_noticed_or_harmless(at in 0usize..1_600_000, byte in any::<u8>(), length in 1usize..4096) {
-            let directory = directory();
-            let path = directory.path().join("vxplane.redb");
-            let store = Embedded::open(directory.path()).unwrap();
-            store.opened.commit(&everything()).unwrap();
-            drop(store);
-            let mut content = fs::read(&path).unwrap();
-            let start = at % content.len();
-            let end = (start + length).min(content.len());
-            content[start..end].fill(byte);
-            fs::write(&path, content).unwrap();
-            if let Ok(store) = Embedded::open(directory.path()) {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                let _ = runtime.block_on(store.load());
+                self.file.commit(changes.clone()).await?;
             }
+            Ok(self.pictures.publish(|contents| {
+                for change in changes {
+                    contents.apply(change);
+                }
+            }))
+        }
+        .boxed()
+    }
+
+    fn announce(&self, _node: Node) {}
+
+    fn health(&self) -> Health {
+        Health {
+            store: "embedded".to_owned(),
+            ..Health::default()
         }
     }
 }

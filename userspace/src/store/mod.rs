@@ -1,24 +1,80 @@
 //! Where networks, endpoints, peers and address hints survive a restart.
 //!
-//! [`Store`] is what the rest of the daemon knows; [`embedded`] is the one
-//! implementation. A change set is one transaction: all of it or nothing.
+//! [`Store`] is what the rest of the daemon knows. It keeps a [`Picture`] of what
+//! is stored, which is the only state requests are planned on and the kernel is
+//! made to follow. A change set is one transaction: all of it or nothing.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use crate::model::{Desired, Endpoint, Network, Peer};
+pub use self::picture::{Picture, Pictures};
+use crate::model::{Desired, Endpoint, Network, Node, Peer};
 
 pub mod embedded;
+pub mod file;
+mod picture;
 
-/// Keeps the state of one host.
+/// Keeps what is desired, for one host or for a cluster of them.
 pub trait Store: Send + Sync {
-    /// Everything in it.
-    fn load(&self) -> BoxFuture<'_, Result<Contents, StoreError>>;
+    /// What is stored, now and whenever it changes.
+    fn pictures(&self) -> watch::Receiver<Arc<Picture>>;
 
-    /// Makes all of `changes` durable, or none of them.
-    fn commit(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Makes all of `changes` durable, or none of them. They were planned on
+    /// `planned_on`; if what they depend on has changed since, they are
+    /// [`CommitError::Outdated`].
+    ///
+    /// Returns the number of a picture that has them. No changes are fine: a
+    /// picture with the same contents and a new number comes of them.
+    fn commit<'a>(
+        &'a self,
+        planned_on: &'a Picture,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'a, Result<u64, CommitError>>;
+
+    /// Makes this host known to others, or known anew if it has changed. Where
+    /// there are no others that means nothing.
+    fn announce(&self, node: Node);
+
+    /// How the store stands.
+    fn health(&self) -> Health;
+}
+
+/// How a store stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// What it is: `embedded`, or the servers by address.
+    pub store: String,
+    /// What is wrong with it, in sentences.
+    pub problems: Vec<String>,
+    /// What is to be said of a store shared with others.
+    pub shared: Option<SharedHealth>,
+}
+
+/// How this host stands to a store that it shares with others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SharedHealth {
+    /// Whether it is in touch with the store now.
+    pub connected: bool,
+    /// The store's revision that the picture has.
+    pub revision: i64,
+    /// For how long the picture may have been out of date: the time since the
+    /// store last said that it was not.
+    pub age: std::time::Duration,
+}
+
+/// Why changes were not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// What they were planned on is not so any more. The picture has what changed
+    /// by now: plan again.
+    #[error("the stored state has changed meanwhile")]
+    Outdated,
+    /// The store could not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// What a store holds.
