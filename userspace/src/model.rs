@@ -189,6 +189,22 @@ pub struct Cluster {
     pub endpoints: OrdMap<(String, String), Arc<EndpointRecord>>,
 }
 
+impl Cluster {
+    /// The other nodes' endpoints in that network, by ID, their nodes alive or not.
+    pub fn in_network(&self, network: &str) -> impl Iterator<Item = &Arc<EndpointRecord>> {
+        let first = (network.to_owned(), String::new());
+        self.endpoints
+            .range(first..)
+            .take_while(move |((name, _), _)| name == network)
+            .map(|(_, record)| record)
+    }
+
+    /// Whether that node is alive.
+    pub fn is_alive(&self, node: &str) -> bool {
+        self.nodes.contains_key(node)
+    }
+}
+
 /// A MAC address from six hex octets separated by `:` or `-`; `None` for
 /// anything else.
 pub fn parse_mac(text: &str) -> Option<MacAddr> {

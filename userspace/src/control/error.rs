@@ -26,7 +26,7 @@ pub enum Kind {
     Failed,
     /// It took too long.
     TimedOut,
-    /// The daemon is stopping.
+    /// Not now: the daemon is stopping, or its store is away.
     Unavailable,
 }
 
@@ -78,7 +78,10 @@ pub enum Error {
     },
     /// The store refused the change; nothing was changed.
     #[error("the state could not be saved, so nothing was changed: {0}")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
+    /// The store shared with others is out of reach.
+    #[error(transparent)]
+    StoreAway(StoreError),
     /// The host could not be asked for what the decision needs.
     #[error("{what} could not be read: {source}")]
     Host {
@@ -99,6 +102,15 @@ pub enum Error {
     Stopping,
 }
 
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { .. } | StoreError::Unknown { .. } => Self::StoreAway(error),
+            error => Self::Store(error),
+        }
+    }
+}
+
 impl Error {
     /// What sort of failure this is.
     pub fn kind(&self) -> Kind {
@@ -108,7 +120,7 @@ impl Error {
             Self::Conflict(_) => Kind::Conflict,
             Self::Attach { .. } | Self::Store(_) | Self::Host { .. } => Kind::Failed,
             Self::TimedOut { .. } | Self::Behind { .. } => Kind::TimedOut,
-            Self::Contended | Self::Stopping => Kind::Unavailable,
+            Self::StoreAway(_) | Self::Contended | Self::Stopping => Kind::Unavailable,
         }
     }
 
@@ -123,6 +135,8 @@ impl Error {
             Self::Behind { .. } => "kernel_behind",
             Self::Contended => "contended",
             Self::Store(_) => "store_failed",
+            Self::StoreAway(StoreError::Unknown { .. }) => "outcome_unknown",
+            Self::StoreAway(_) => "store_unavailable",
             Self::Host { .. } => "host_unreadable",
             Self::Stopping => "stopping",
         }

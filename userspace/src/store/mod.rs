@@ -87,7 +87,8 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Makes a change here as [`Store::commit`] makes it durable.
+    /// Makes a change here as [`Store::commit`] makes it durable. What it means
+    /// for other nodes' endpoints is not told here, but by the store they share.
     pub fn apply(&mut self, change: Change) {
         let desired = &mut self.desired;
         match change {
@@ -126,9 +127,12 @@ pub enum Change {
     PutNetwork(Network),
     /// Removes the network of that name, if there is one.
     RemoveNetwork(String),
-    /// Adds or replaces the endpoint of that ID.
+    /// Adds or replaces the endpoint of that ID. If another node has it, it
+    /// moves here, but only as long as that node is not alive: else the change is
+    /// [`CommitError::Outdated`].
     PutEndpoint(Box<Endpoint>),
-    /// Removes the endpoint of that ID, if there is one.
+    /// Removes the endpoint of that ID, if there is one; another node's only as
+    /// long as that node is not alive, as above.
     RemoveEndpoint(String),
     /// Adds or replaces the peer of that address.
     PutPeer(Peer),
@@ -220,6 +224,28 @@ pub enum StoreError {
         /// What it said.
         #[source]
         source: Box<redb::Error>,
+    },
+    /// A store shared with others is out of reach.
+    #[error(
+        "{store} is out of reach ({reason}), so nothing was changed; what there is works on. Ask \
+         again when it is back: `vxplane status` tells"
+    )]
+    Unavailable {
+        /// Its servers.
+        store: String,
+        /// What was tried and what came of it.
+        reason: String,
+    },
+    /// A store shared with others was lost sight of before it answered.
+    #[error(
+        "{store} did not say whether the change was made ({reason}); ask for the same again when \
+         it is back: what was made is found, and nothing is made twice"
+    )]
+    Unknown {
+        /// Its servers.
+        store: String,
+        /// What happened instead of an answer.
+        reason: String,
     },
     /// A value could not be written as JSON.
     #[error("a record could not be encoded: {0}")]
