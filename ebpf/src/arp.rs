@@ -1,24 +1,19 @@
 //! ARP suppression: requests for what the control plane knows are answered here
 //! and cost the network nothing.
 
-use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
 use vxplane_common::{
-    abi::{Endpoint, MAX_FDB, Neighbour, NeighbourKey},
+    abi::{Endpoint, Neighbour},
     arp,
     drop::DropReason,
     wire::{Arp, Eth, EthArp},
 };
 
 use crate::{
-    metrics,
+    metrics, neighbour,
     packet::{self, Headers as _, Packet},
     parse,
     verdict::Action,
 };
-
-#[map]
-static NEIGHBOURS: HashMap<NeighbourKey, Neighbour> =
-    HashMap::with_max_entries(MAX_FDB, BPF_F_NO_PREALLOC);
 
 /// Answers a request that the control plane knows the answer to: the packet is
 /// turned into it and goes back where it came from. Anything else that is in the
@@ -39,11 +34,5 @@ pub(crate) fn suppress(pkt: &mut Packet, source: &Endpoint) -> Result<Option<Act
 /// Who has the address that is asked for, if that is ours to say.
 #[inline(always)]
 fn answer(source: &Endpoint, request: &Arp) -> Option<&'static Neighbour> {
-    let key = NeighbourKey {
-        vni: source.vni,
-        ipv4: arp::asked(request, source)?,
-    };
-    // SAFETY: the daemon replaces entries as a whole, and the memory of an old
-    // one outlives this run of the program.
-    unsafe { NEIGHBOURS.get(key) }
+    neighbour::by_address(source.vni, arp::asked(request, source)?)
 }

@@ -2,12 +2,12 @@
 //! of the underlay device and, for what the kernel takes apart, of its VXLAN
 //! device.
 
-use vxplane_common::{abi::Peer, drop::DropReason, tunnel::Tunnel};
+use vxplane_common::{abi::Peer, drop::DropReason, tunnel::Tunnel, wire::Eth};
 
 use crate::{
-    decap, deliver, fallback, fdb, flood, learn,
+    decap, deliver, fallback, fdb, flood, learn, neighbour,
     packet::{Packet, TunnelKey},
-    parse::{self, INNER_AT},
+    parse::{self, Frame, INNER_AT, Payload},
     peer,
     verdict::{Action, InNetwork as _, Verdict},
 };
@@ -40,6 +40,7 @@ fn ingress(pkt: &mut Packet, tunnel: &Tunnel, peer: &Peer) -> Result<Action, Dro
     if !decap::is_native(pkt, tunnel, &frame, target) {
         return decap::leave_to_kernel(pkt);
     }
+    check_source(pkt, tunnel.vni, &frame)?;
     learn::source(tunnel.vni, frame.src, tunnel.vtep, peer)?;
     decap::strip(pkt, tos)?;
     Ok(deliver::to_endpoint(pkt, target))
@@ -61,10 +62,23 @@ fn ingress_plain(pkt: &mut Packet, tunnel: &TunnelKey, peer: &Peer) -> Result<Ac
         return Err(DropReason::VlanTag);
     }
     let frame = parse::frame(pkt, 0)?;
+    check_source(pkt, tunnel.vni, &frame)?;
     learn::source(tunnel.vni, frame.src, tunnel.remote, peer)?;
     if frame.dst.is_group() {
         return flood::from_wire(pkt, tunnel.vni);
     }
     let target = fdb::local(tunnel.vni, frame.dst).ok_or(DropReason::UnknownMac)?;
     Ok(deliver::to_endpoint(pkt, target))
+}
+
+/// Nobody on the wire speaks for an endpoint of this host: neither in IPv4 nor
+/// in ARP, which only ever comes by the kernel and so as a plain frame.
+#[inline(always)]
+fn check_source(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<(), DropReason> {
+    let address = match &frame.payload {
+        Payload::Ipv4(ip) => ip.src,
+        Payload::Arp => u32::from_ne_bytes(parse::arp(pkt, Eth::LEN)?.sender_ip),
+        Payload::Ipv6 { .. } | Payload::Other => return Ok(()),
+    };
+    neighbour::deny_local(vni, frame.src, address)
 }

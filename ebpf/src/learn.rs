@@ -10,8 +10,9 @@ use aya_ebpf::{
 use core::intrinsics::{AtomicOrdering::AcqRel, atomic_xadd};
 use vxplane_common::{
     abi::{
-        EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_MOVED, EVENT_RING_BYTES, Event, FDB_LOCAL,
-        FdbKey, LearnBudget, Learned, MAX_LEARNED, MAX_NETWORKS, PEER_LEARN, Peer,
+        EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_LEARNED_FULL, EVENT_MOVED, EVENT_RING_BYTES,
+        Event, FDB_LOCAL, FdbKey, LearnBudget, Learned, MAX_LEARNED, MAX_NETWORKS, PEER_LEARN,
+        Peer,
     },
     drop::DropReason,
     learning::{Sighting, sighting},
@@ -19,6 +20,9 @@ use vxplane_common::{
 };
 
 use crate::fdb;
+
+/// What the kernel answers for a key that is there already.
+const EEXIST: i32 = 17;
 
 #[map]
 static LEARNED: HashMap<FdbKey, Learned> =
@@ -92,11 +96,17 @@ fn first_seen(key: &FdbKey, vtep: u32, peer: &Peer) -> Result<(), DropReason> {
         return Ok(());
     }
     let entry = new_entry(vtep, peer, 0);
-    if LEARNED.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok() {
-        announce(EVENT_LEARNED, key, vtep);
-    } else {
-        // Another CPU was first, or the map is full.
-        remaining.add(1);
+    match LEARNED.insert(key, entry, u64::from(BPF_NOEXIST)) {
+        Ok(()) => announce(EVENT_LEARNED, key, vtep),
+        Err(error) => {
+            remaining.add(1);
+            // Otherwise all networks together have filled the map, whatever this
+            // one may still learn.
+            let other_cpu_was_first = error == -EEXIST;
+            if !other_cpu_was_first && refused.add(1) == 0 {
+                announce(EVENT_LEARNED_FULL, key, vtep);
+            }
+        }
     }
     Ok(())
 }

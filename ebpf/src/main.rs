@@ -29,6 +29,7 @@ mod guard;
 mod ingress;
 mod learn;
 mod metrics;
+mod neighbour;
 mod network;
 mod packet;
 mod parse;

@@ -192,7 +192,7 @@ pub struct LearnBudget {
     /// How many more MAC addresses may be learned.
     pub remaining: u64,
     /// How many packets brought one that was not learned, since the refill. The
-    /// first of them raises [`EVENT_LEARN_REFUSED`].
+    /// first of them raises [`EVENT_LEARN_REFUSED`] or [`EVENT_LEARNED_FULL`].
     pub refused: u64,
 }
 
@@ -327,6 +327,10 @@ pub const EVENT_LEARNED: u32 = 1;
 pub const EVENT_MOVED: u32 = 2;
 /// [`Event::kind`]: a MAC address was not learned: its network's budget is spent.
 pub const EVENT_LEARN_REFUSED: u32 = 3;
+
+/// [`Event::kind`]: a MAC address was not learned: [`map::LEARNED`] is full of
+/// those of all networks.
+pub const EVENT_LEARNED_FULL: u32 = 4;
 
 /// A rare change the datapath tells the daemon of. Never one per packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -97,4 +97,8 @@ drop_reasons! {
     NoDestination = 16, "no_destination", "its destination is unknown and the network has nobody else to ask";
     /// A copy of a flooded frame that the kernel did not take.
     CopyFailed = 17, "copy_failed", "the kernel could not send a copy of a broadcast or unknown-unicast frame";
+    /// The outer IPv4 header is damaged.
+    OuterChecksum = 18, "outer_checksum", "the checksum of its outer IPv4 header is wrong: it was damaged on the underlay";
+    /// A frame from the wire that claims the IPv4 address of an endpoint here.
+    SourceIpIsLocal = 19, "source_ip_is_local", "it came from the underlay with the IP address of an endpoint of this host";
 }

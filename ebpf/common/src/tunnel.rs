@@ -53,8 +53,15 @@ fn is_udp_to_vtep(eth: &Eth, ip: &Ipv4, config: &Config) -> bool {
 
 /// Reads the headers of a packet that [`is_ours`], `frame_len` bytes long from
 /// the outer Ethernet header to the end.
+///
+/// The checksum of the IPv4 header is verified here because what is taken apart
+/// here never meets the kernel's IP layer, which would do it; whether the NIC has
+/// done it a program cannot ask.
 #[inline(always)]
 pub fn parse(packet: &Datagram, vxlan: &Vxlan, frame_len: u32) -> Result<Tunnel, DropReason> {
+    if !packet.ip.checksum_holds() {
+        return Err(DropReason::OuterChecksum);
+    }
     let total_len = packet.ip.total_len();
     let udp_len = packet.udp.len();
     if udp_len < MIN_UDP_LEN || total_len < Ipv4::LEN + udp_len || frame_len < Eth::LEN + total_len
@@ -78,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::MacAddr;
+    use crate::{checksum, types::MacAddr};
 
     const CONFIG: Config = Config {
         vtep: [192, 0, 2, 2],
@@ -92,7 +99,7 @@ mod tests {
     const FRAME_LEN: u32 = 14 + 20 + 8 + 8 + 14 + 46;
 
     fn datagram() -> Datagram {
-        Datagram {
+        summed(Datagram {
             eth: Eth {
                 dst: MacAddr([2; 6]),
                 src: MacAddr([4; 6]),
@@ -116,13 +123,34 @@ mod tests {
                 len: 76_u16.to_be_bytes(),
                 checksum: [0; 2],
             },
-        }
+        })
+    }
+
+    /// With the IPv4 checksum made right.
+    fn summed(mut packet: Datagram) -> Datagram {
+        let ip = &mut packet.ip;
+        ip.checksum = [0; 2];
+        let parts: [&[u8]; 7] = [
+            &[ip.version_ihl, ip.tos],
+            &ip.total_len,
+            &ip.id,
+            &ip.fragment,
+            &[ip.ttl, ip.protocol],
+            &ip.src,
+            &ip.dst,
+        ];
+        let total = parts
+            .iter()
+            .map(|part| u32::from(checksum::sum(part)))
+            .sum();
+        ip.checksum = (!checksum::fold(total)).to_be_bytes();
+        packet
     }
 
     fn changed(change: impl FnOnce(&mut Datagram)) -> Datagram {
         let mut packet = datagram();
         change(&mut packet);
-        packet
+        summed(packet)
     }
 
     #[test]
@@ -165,6 +193,23 @@ mod tests {
         assert_eq!(parse(&udp, &vxlan, FRAME_LEN), malformed);
         let short = changed(|p| p.udp.len = 29_u16.to_be_bytes());
         assert_eq!(parse(&short, &vxlan, FRAME_LEN), malformed);
+    }
+
+    #[test]
+    fn a_damaged_header_is_refused_whatever_else_is_wrong() {
+        let damaged = Err(DropReason::OuterChecksum);
+        for at in 0..16 {
+            let mut packet = datagram();
+            packet.ip.src[at / 8] ^= 1 << (at % 8);
+            assert_eq!(
+                parse(&packet, &Vxlan::new(5), FRAME_LEN),
+                damaged,
+                "bit {at}"
+            );
+        }
+        let mut longer = datagram();
+        longer.ip.total_len = 97_u16.to_be_bytes();
+        assert_eq!(parse(&longer, &Vxlan::new(5), FRAME_LEN), damaged);
     }
 
     #[test]

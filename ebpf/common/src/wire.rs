@@ -5,7 +5,7 @@
 //! even address, and every header has an even length. With alignment 1 the BPF
 //! compiler would read each field byte by byte.
 
-use crate::{abi::OVERHEAD_IPV4, types::MacAddr};
+use crate::{abi::OVERHEAD_IPV4, checksum, types::MacAddr};
 
 /// `EtherType` values, host order.
 pub mod ethertype {
@@ -104,6 +104,26 @@ impl Ipv4 {
     #[inline(always)]
     pub const fn header_len(&self) -> u32 {
         ((self.version_ihl & 0x0f) as u32) * 4
+    }
+
+    /// Whether the checksum of a header without options holds. The words are
+    /// summed as they stand: the sum does not depend on the order of bytes (RFC
+    /// 1071, section 2).
+    #[inline(always)]
+    pub const fn checksum_holds(&self) -> bool {
+        let [s0, s1, s2, s3] = self.src;
+        let [d0, d1, d2, d3] = self.dst;
+        let sum = u16::from_ne_bytes([self.version_ihl, self.tos]) as u32
+            + u16::from_ne_bytes(self.total_len) as u32
+            + u16::from_ne_bytes(self.id) as u32
+            + u16::from_ne_bytes(self.fragment) as u32
+            + u16::from_ne_bytes([self.ttl, self.protocol]) as u32
+            + u16::from_ne_bytes(self.checksum) as u32
+            + u16::from_ne_bytes([s0, s1]) as u32
+            + u16::from_ne_bytes([s2, s3]) as u32
+            + u16::from_ne_bytes([d0, d1]) as u32
+            + u16::from_ne_bytes([d2, d3]) as u32;
+        checksum::fold(sum) == 0xffff
     }
 
     /// Whether this is one fragment of several, first or not.

@@ -7,15 +7,15 @@ use std::net::Ipv4Addr;
 use vxplane_common::drop::{
     Direction::Ingress,
     DropReason::{
-        self, MalformedFrame, NoDestination, SourceIsLocal, UnknownMac, UnknownVni, UnknownVtep,
-        VlanTag, WrongDestination,
+        self, MalformedFrame, NoDestination, SourceIpIsLocal, SourceIsLocal, UnknownMac,
+        UnknownVni, UnknownVtep, VlanTag, WrongDestination,
     },
 };
 
 use crate::{
     bed::{
-        A, A_IP, A_MAC, B, B_MAC, BROADCAST, Bed, C_IP, NET, NO_NET, OTHER_NET, OTHER_PEER, PEER,
-        PORT, R_IP, ROUTER_MAC, STRANGER, UNDERLAY_MAC, VTEP, X_MAC,
+        A, A_IP, A_MAC, B, B_IP, B_MAC, BROADCAST, Bed, C_IP, NET, NO_NET, OTHER_NET, OTHER_PEER,
+        PEER, PORT, R_IP, ROUTER_MAC, STRANGER, UNDERLAY_MAC, VTEP, X_MAC,
     },
     ingress::{FROM, TO_A, inner, udp_checksum},
     packets::{ARP, IPV4, IPV6, Ip, Mac, arp, ethernet, udp, vxlan, with_byte},
@@ -157,6 +157,13 @@ fn refused() -> Vec<Row> {
     let frame = inner(FROM, TO_A);
     let len = frame.len();
     let by = |mac: Mac| inner((mac, R_IP), (BROADCAST, A_IP));
+    // What a gratuitous ARP says: the address is here now.
+    let claim = ethernet(
+        BROADCAST,
+        X_MAC,
+        ARP,
+        &arp(1, (X_MAC, B_IP), ([0; 6], B_IP)),
+    );
     let row = |name, ip, vni, frame: &[u8]| Row::new(name, by_kernel(ip, vni, frame));
     // The kernel takes the tag from the bytes, and puts it beside them.
     let tagged = [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat();
@@ -180,6 +187,18 @@ fn refused() -> Vec<Row> {
         )
         .dropped(0, WrongDestination, len),
         row("from an endpoint here", from_peer, NET, &by(B_MAC)).dropped(NET, SourceIsLocal, len),
+        row(
+            "with the address of an endpoint here",
+            from_peer,
+            NET,
+            &inner((X_MAC, B_IP), (BROADCAST, A_IP)),
+        )
+        .dropped(NET, SourceIpIsLocal, len),
+        row("ARP for an endpoint here", from_peer, NET, &claim).dropped(
+            NET,
+            SourceIpIsLocal,
+            claim.len(),
+        ),
         row("from a group", from_peer, NET, &by([3; 6])).dropped(NET, MalformedFrame, len),
         row(
             "a broken IP header",

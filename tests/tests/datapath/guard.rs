@@ -1,6 +1,8 @@
 //! The XDP guard.
 
-use vxplane_common::drop::DropReason::{MalformedOuter, UnknownVni, UnknownVtep, VniFlag};
+use vxplane_common::drop::DropReason::{
+    MalformedOuter, OuterChecksum, UnknownVni, UnknownVtep, VniFlag,
+};
 
 use crate::{
     bed::{
@@ -9,7 +11,7 @@ use crate::{
     },
     case::{Case, check},
     ingress::{FROM, TO_A, inner, tunnelled},
-    packets::{ARP, IPV4, Ip, OUTER_LEN, arp, ethernet, udp, vxlan, with_byte},
+    packets::{ARP, IPV4, Ip, OUTER_LEN, arp, ethernet, udp, vxlan, with_byte, with_ip_checksum},
     programs::Program,
 };
 
@@ -83,7 +85,12 @@ fn strangers_and_malformed_packets_end_here() {
         from("a peer in the other network", PEER, OTHER_NET).dropped(OTHER_NET, UnknownVtep),
         case("no I flag", &with_byte(ours.clone(), 42, 0x80)).dropped(0, VniFlag),
         case("UDP length 8", &with_byte(ours.clone(), 39, 8)).dropped(0, MalformedOuter),
-        case("IP length too large", &with_byte(ours.clone(), 17, 250)).dropped(0, MalformedOuter),
+        case(
+            "IP length too large",
+            &with_ip_checksum(with_byte(ours.clone(), 17, 250), 14),
+        )
+        .dropped(0, MalformedOuter),
+        case("a damaged IP header", &with_byte(ours.clone(), 19, 1)).dropped(0, OuterChecksum),
     ];
     cases.extend(
         (42..ours.len())
@@ -122,7 +129,14 @@ fn the_guard_and_tc_agree_on_anything() {
         bed.run(Program::FromUnderlay, Device::Underlay, &packet);
         let mut by_tc = bed.programs.counters().drops;
         by_tc.retain(|(_, reason, _), _| {
-            [MalformedOuter, VniFlag, UnknownVni, UnknownVtep].contains(reason)
+            [
+                MalformedOuter,
+                OuterChecksum,
+                VniFlag,
+                UnknownVni,
+                UnknownVtep,
+            ]
+            .contains(reason)
         });
         assert_eq!(by_guard, by_tc, "{packet:02x?}");
         assert_eq!(guard == 1, !by_guard.is_empty(), "{packet:02x?}");

@@ -3,14 +3,15 @@
 use std::net::Ipv4Addr;
 
 use vxplane_common::drop::DropReason::{
-    EcnInvalid, MalformedFrame, MalformedOuter, NoTunnelKey, SourceIsLocal, UnknownMac, UnknownVni,
-    UnknownVtep, VlanTag, VniFlag,
+    EcnInvalid, MalformedFrame, MalformedOuter, NoTunnelKey, OuterChecksum, SourceIpIsLocal,
+    SourceIsLocal, UnknownMac, UnknownVni, UnknownVtep, VlanTag, VniFlag,
 };
 
 use crate::{
     bed::{
-        A, A_IP, A_MAC, B_MAC, BROADCAST, Bed, C, C_IP, C_MAC, Device, NET, NO_NET, OTHER_NET,
-        OTHER_PEER, PEER, PORT, R_IP, R_MAC, ROUTER_MAC, STRANGER, UNDERLAY_MAC, VTEP, X_MAC,
+        A, A_IP, A_MAC, B_IP, B_MAC, BROADCAST, Bed, C, C_IP, C_MAC, Device, NET, NO_NET,
+        OTHER_NET, OTHER_PEER, PEER, PORT, R_IP, R_MAC, ROUTER_MAC, STRANGER, UNDERLAY_MAC, VTEP,
+        X_MAC,
     },
     case::{Case, check},
     packets::{
@@ -186,6 +187,20 @@ fn malformed_outside() {
         broken("UDP length 0", &with_lengths(total, 0)),
         broken("IP length below the headers", &with_lengths(27, datagram)),
     ];
+    let flipped = |at: usize, bit: usize| {
+        let value = ours[at] ^ 1 << bit;
+        with_byte(ours.clone(), at, value)
+    };
+    // But for those that say whether it is for us at all.
+    let damaged = [15, 16, 17, 18, 19, 22, 24, 25, 26, 27, 28, 29];
+    cases.extend(
+        damaged
+            .iter()
+            .flat_map(|at| {
+                (0..8).map(move |bit| (format!("bit {bit} of byte {at}"), flipped(*at, bit)))
+            })
+            .map(|(name, packet)| case(name, &packet).dropped(0, OuterChecksum)),
+    );
     cases.extend((42..len).map(|len| broken(&format!("cut to {len}"), &ours[..len])));
     check(&bed, &cases);
 }
@@ -222,6 +237,15 @@ fn inner_frames_that_are_refused() {
         from_peer("a MAC of the other network", &to(C_MAC)).dropped(NET, UnknownMac),
         from_peer("from its own receiver", &by(A_MAC)).dropped(NET, SourceIsLocal),
         from_peer("from another endpoint here", &by(B_MAC)).dropped(NET, SourceIsLocal),
+        from_peer(
+            "with the address of its receiver",
+            &inner((X_MAC, A_IP), TO_A),
+        )
+        .dropped(NET, SourceIpIsLocal),
+        from_peer("with another's address here", &inner((X_MAC, B_IP), TO_A))
+            .dropped(NET, SourceIpIsLocal),
+        from_peer("with all of another's here", &inner((B_MAC, B_IP), TO_A))
+            .dropped(NET, SourceIsLocal),
         from_peer("from a group", &by([0x33, 0x33, 0, 0, 0, 1])).dropped(NET, MalformedFrame),
         from_peer("from no MAC", &by([0; 6])).dropped(NET, MalformedFrame),
         from_peer("VLAN tag", &ethernet(A_MAC, X_MAC, 0x8100, &whole[10..])).dropped(NET, VlanTag),

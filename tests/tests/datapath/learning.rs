@@ -4,21 +4,21 @@ use std::net::Ipv4Addr;
 
 use vxplane_common::{
     abi::{
-        EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_MOVED, FdbEntry, FdbKey, LearnBudget, Learned,
-        map,
+        EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_LEARNED_FULL, EVENT_MOVED, FdbEntry, FdbKey,
+        LearnBudget, Learned, map,
     },
     drop::DropReason::SourceIsLocal,
 };
 
 use crate::{
     bed::{
-        A, A_IP, A_MAC, B, BUDGET, Bed, Device, NET, PEER, PEER_2, R_IP, R_MAC, X_MAC, key, local,
-        peer_key,
+        A, A_IP, A_MAC, B, BUDGET, Bed, Device, NET, OTHER_NET, PEER, PEER_2, R_IP, R_MAC, X_MAC,
+        key, local, peer_key,
     },
     case::{Case, check},
     ingress::{TO_A, inner, tunnelled},
     packets::{IPV4, Ip, Mac, OUTER_LEN, ethernet, udp},
-    programs::Program,
+    programs::{LARGEST, Program},
 };
 
 fn from(mac: Mac, vtep: Ipv4Addr) -> Vec<u8> {
@@ -165,6 +165,28 @@ fn the_budget_bounds_it() {
         .remove::<u32, LearnBudget>(map::LEARN_BUDGET, &NET);
     deliver(&bed, &from(mac(50), PEER));
     assert!(learned(&bed, mac(50)).is_none());
+}
+
+/// All networks together: what is refused then is counted, told, and forwarded.
+#[test]
+fn the_map_bounds_it() {
+    let bed = Bed::new();
+    deliver(&bed, &from(X_MAC, PEER));
+    let entry = learned(&bed, X_MAC).unwrap();
+    for number in 1..LARGEST {
+        let [a, b, c, d] = number.to_be_bytes();
+        let other = key(OTHER_NET, [2, 0, a, b, c, d]);
+        bed.programs.put(map::LEARNED, other, entry);
+    }
+    bed.programs.events();
+    let mac = |last: u8| [0x0a, 0, 0, 0, 1, last];
+    for last in 0..3 {
+        deliver(&bed, &from(mac(last), PEER));
+    }
+    assert_eq!(learned(&bed, mac(0)), None);
+    assert_eq!(budget(&bed), (BUDGET - 1, 3));
+    let told = [(EVENT_LEARNED_FULL, NET, mac(0), PEER)];
+    assert_eq!(bed.programs.events(), told, "told once");
 }
 
 /// A foreign VTEP cannot take over an endpoint's address, neither before nor

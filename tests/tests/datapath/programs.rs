@@ -53,11 +53,14 @@ pub(crate) struct Counters {
 /// The loaded programs and their maps.
 pub(crate) struct Programs(Mutex<Ebpf>);
 
+/// Entries of the maps that are larger in life: a fraction of the memory, for
+/// many beds at once.
+pub(crate) const LARGEST: u32 = 1024;
+
 impl Programs {
     /// Loads the programs with maps of their own.
     pub(crate) fn load(config: &Config) -> Self {
         let mut loader = EbpfLoader::new();
-        // A fraction of the memory, for many beds at once.
         for name in [
             map::FDB,
             map::LEARNED,
@@ -65,7 +68,7 @@ impl Programs {
             map::PEERS,
             map::FLOOD,
         ] {
-            loader.map_max_entries(name, 1024);
+            loader.map_max_entries(name, LARGEST);
         }
         let log_level = 3_u8;
         loader

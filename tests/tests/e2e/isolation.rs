@@ -148,6 +148,36 @@ fn a_peers_mistakes_are_counted_by_reason() -> Result<()> {
     Ok(())
 }
 
+/// A peer that says it has an endpoint's address is not believed: neither by the
+/// endpoint's neighbours nor by itself.
+#[test]
+fn a_peer_cannot_speak_for_an_endpoint_of_this_host() -> Result<()> {
+    let lab = lab()?;
+    let [a] = sites(&lab, "")?;
+    let (a1, a2) = (a.member(&lab, "a1", 11)?, a.member(&lab, "a2", 12)?);
+    let host = lab.host("peer")?;
+    a.daemon.peer(host.ip())?;
+    let peer = RawVtep::new(&host)?;
+    let liar = [2, 0, 0, 0, 0, 99];
+    // To a1: the address of a2, its own one, and a2's in an announcement to all.
+    let datagram = |from| frame::ipv4(from, a1.ip(), UDP, &frame::udp(9, 9, b"?"));
+    let pinger = a1.pinger(a2.ip())?;
+    for lie in [
+        frame::ethernet(a1.mac()?, liar, IPV4, &datagram(a2.ip())),
+        frame::ethernet(a1.mac()?, liar, IPV4, &datagram(a1.ip())),
+        frame::arp_request(liar, a2.ip(), a2.ip()),
+    ] {
+        let before = a.daemon.drops("source_ip_is_local")?;
+        peer.send(a.ip(), &frame::vxlan(8, BLUE, &lie))?;
+        counted(&a.daemon, "source_ip_is_local", before, 1)?;
+    }
+    let report = pinger.stop()?;
+    ensure!(report.is_lossless(), "{report}");
+    let neighbours = a1.run("ip neigh show")?;
+    ensure!(!neighbours.contains("02:00:00:00:00:63"), "{neighbours}");
+    Ok(())
+}
+
 /// RFC 7348: reserved bits are ignored on receipt.
 #[test]
 fn reserved_bits_are_ignored() -> Result<()> {

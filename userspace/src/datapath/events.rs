@@ -20,7 +20,9 @@ use tokio::{
     task::AbortHandle,
     time::sleep,
 };
-use vxplane_common::abi::{self, EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_MOVED, Event, map};
+use vxplane_common::abi::{
+    self, EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_LEARNED_FULL, EVENT_MOVED, Event, map,
+};
 
 /// Messages logged per [`PERIOD`] of each ring; the rest is counted.
 const BURST: u32 = 20;
@@ -96,6 +98,11 @@ fn log_event(event: Event) -> bool {
             vni, %mac, %vtep,
             "not learning: the network has {} learned MAC addresses already",
             abi::MAX_LEARNED_PER_NETWORK
+        ),
+        EVENT_LEARNED_FULL => tracing::warn!(
+            vni, %mac, %vtep,
+            "not learning: all networks together have {} learned MAC addresses already",
+            abi::MAX_LEARNED
         ),
         _ => return false,
     }
