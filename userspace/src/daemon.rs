@@ -18,6 +18,7 @@ use crate::{
     docker::{engine::Engine, follow::follow, wiring::Wiring},
     logging,
     mounts::{self, MountsError},
+    privileges::{self, PrivilegeError},
     reconcile::{Reconciler, StartError},
     settings::Settings,
     store::{StoreError, embedded::Embedded},
@@ -37,6 +38,9 @@ const BACKLOG: u32 = 1024;
 /// Why the daemon could not start, or stopped without being asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
+    /// It may not do what it has to, or would keep what it need not.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     /// There is no place for pins.
     #[error(transparent)]
     Mounts(#[from] MountsError),
@@ -78,28 +82,52 @@ pub enum DaemonError {
 /// and forwards on.
 pub fn run(settings: Settings) -> Result<(), DaemonError> {
     logging::start();
+    privileges::check()?;
     // Moves this process between mount namespaces, so it comes before threads.
     mounts::prepare(&settings.bpffs)?;
     if let Err(error) = descriptors::raise_limit() {
         warn!("the limit of open files stays as it is: {error}");
     }
+    let doors = Doors::open(&settings)?;
+    // The last step that needs more, and the last without threads.
+    privileges::drop_the_rest()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
-    let outcome = runtime.block_on(serve(settings));
+    let outcome = runtime.block_on(serve(settings, doors));
     // A thread that hangs in a system call does not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn serve(settings: Settings) -> Result<(), DaemonError> {
+/// Where requests come in; nobody is let in yet.
+struct Doors {
+    api: Socket,
+    hook: Option<(SocketAddr, TcpSocket)>,
+}
+
+impl Doors {
+    fn open(settings: &Settings) -> Result<Self, DaemonError> {
+        let api = Socket::bind(&settings.socket())?;
+        let hook = match settings.hook {
+            Some(address) => Some((address, bind_hook(address)?)),
+            None => None,
+        };
+        Ok(Self { api, hook })
+    }
+}
+
+async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Whatever can be refused is refused before anything is touched.
     let store = Embedded::open(&settings.state_dir).await?;
-    let socket = Socket::bind(&settings.socket())?;
-    let hook = match settings.hook {
-        Some(address) => Some(bind_hook(address)?),
+    let Doors { api: socket, hook } = doors;
+    let hook = match hook {
+        Some((address, socket)) => {
+            let listener = socket.listen(BACKLOG);
+            Some(listener.map_err(|source| DaemonError::Hook { address, source })?)
+        }
         None => None,
     };
     let reconciler = Reconciler::start(settings.options()).await?;
@@ -169,20 +197,20 @@ async fn becomes_ready(control: &Control, signals: &mut Signals) -> bool {
     }
 }
 
-fn bind_hook(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+fn bind_hook(address: SocketAddr) -> Result<TcpSocket, DaemonError> {
     if !address.ip().is_loopback() {
         warn!(
             "the hook endpoint on {address} asks nobody who they are: whoever reaches it from \
              another host can make containers and networks here"
         );
     }
-    listen(address).map_err(|source| DaemonError::Hook { address, source })
+    bind(address).map_err(|source| DaemonError::Hook { address, source })
 }
 
-/// Listens on a loopback address even before it is there: it is not in a network
+/// Binds a loopback address even before it is there: it is not in a network
 /// namespace whose loopback is still down, and the daemon does not set up devices
 /// that are not its own.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -192,7 +220,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 /// Serves the hook endpoint and follows Docker, unless it is switched off. If
@@ -297,9 +325,10 @@ mod tests {
     #[tokio::test]
     async fn listens_where_it_can() {
         // Of TEST-NET-1 (RFC 5737): no machine has it, and a typo is no promise.
-        assert!(listen("192.0.2.77:0".parse().unwrap()).is_err());
-        let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let second = listen(first.local_addr().unwrap());
+        assert!(bind("192.0.2.77:0".parse().unwrap()).is_err());
+        let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let first = first.listen(BACKLOG).unwrap();
+        let second = bind(first.local_addr().unwrap());
         assert_eq!(second.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -11,6 +11,7 @@ mod logging;
 pub mod model;
 pub mod mounts;
 pub mod netlink;
+pub mod privileges;
 pub mod reconcile;
 pub mod settings;
 pub mod store;

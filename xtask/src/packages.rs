@@ -25,6 +25,7 @@ const NAMESPACES: &[Program] = &[
     ("ip", &["iproute2"]),
     ("bridge", &["iproute2"]),
     ("nsenter", &["util-linux"]),
+    ("setpriv", &["util-linux"]),
     ("chrt", &["util-linux"]),
 ];
 

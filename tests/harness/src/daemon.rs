@@ -58,6 +58,9 @@ pub struct DaemonOptions {
     pub docker: Option<String>,
     /// Further flags.
     pub flags: Vec<String>,
+    /// A program and its arguments that start the daemon: it adds the daemon's
+    /// command line and becomes the daemon in the end.
+    pub through: Vec<String>,
     /// Started as by `ip netns exec`, which mounts a `/sys` of its own and ends
     /// with it.
     pub private_mounts: bool,
@@ -69,6 +72,7 @@ impl Default for DaemonOptions {
             hook: "off".to_owned(),
             docker: None,
             flags: Vec::new(),
+            through: Vec::new(),
             private_mounts: false,
         }
     }
@@ -126,6 +130,7 @@ struct Launch {
     netns: String,
     directory: PathBuf,
     private_mounts: bool,
+    through: Vec<String>,
     arguments: Vec<String>,
 }
 
@@ -136,6 +141,7 @@ impl Launch {
             netns: host.netns().name().to_owned(),
             directory: host.directory().to_owned(),
             private_mounts: options.private_mounts,
+            through: options.through.clone(),
             arguments: arguments(host, options),
         })
     }
@@ -143,13 +149,12 @@ impl Launch {
     fn command(&self) -> Command {
         let mut command = if self.private_mounts {
             let mut command = Command::new("ip");
-            command
-                .args(["netns", "exec", &self.netns])
-                .arg(&self.binary);
+            command.args(["netns", "exec", &self.netns]);
             command
         } else {
             self.in_netns()
         };
+        command.args(&self.through).arg(&self.binary);
         command.args(&self.arguments);
         command
     }
@@ -157,10 +162,7 @@ impl Launch {
     fn in_netns(&self) -> Command {
         let path = Path::new(names::NETNS_DIRECTORY).join(&self.netns);
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", path.display()))
-            .arg("--")
-            .arg(&self.binary);
+        command.arg(format!("--net={}", path.display())).arg("--");
         command
     }
 
@@ -235,6 +237,7 @@ impl Daemon {
     pub fn try_cli(&self, arguments: &str) -> Result<Finished> {
         let mut command = self.launch.in_netns();
         command
+            .arg(&self.launch.binary)
             .args(arguments.split_whitespace())
             .env("VXPLANE_SOCKET", self.socket());
         finish_within(&mut command, CLI_LIMIT)

@@ -6,6 +6,7 @@ mod foreign;
 mod isolation;
 mod lifecycle;
 mod moves;
+mod privileges;
 mod raw;
 mod reach;
 mod site;

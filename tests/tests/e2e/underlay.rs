@@ -141,24 +141,28 @@ fn a_second_daemon_in_the_same_place_is_refused() -> Result<()> {
     let [a] = sites(&lab, "")?;
     let (a1, a2) = (a.member(&lab, "a1", 11)?, a.member(&lab, "a2", 12)?);
     let pinger = a1.pinger(a2.ip())?;
-    let said = a.host.daemon_refused(&DaemonOptions::default())?;
-    ensure!(
-        said.contains("state"),
-        "it does not say what is in use: {said}"
-    );
-    // Nor with a state and a socket of its own.
-    let (binary, elsewhere) = (vxplane_binary()?, a.host.directory().join("second"));
-    let line = format!(
-        "{} daemon --state-dir {elsewhere} --run-dir {elsewhere} --bpffs {} --hook off",
-        binary.display(),
-        a.host.bpffs().display(),
-        elsewhere = elsewhere.display(),
-    );
-    let Err(said) = a.host.run(&line) else {
-        bail!("two daemons run in one network namespace");
-    };
-    let said = format!("{said:#}");
-    ensure!(said.contains("in this network namespace"), "{said}");
+    let (binary, directory) = (vxplane_binary()?, a.host.directory());
+    // Not in the same place, nor with a socket of its own, nor with a state of
+    // its own, too.
+    for (run, state, words) in [
+        ("run", "state", "a daemon is listening"),
+        ("second", "state", "state"),
+        ("second", "second", "in this network namespace"),
+    ] {
+        let line = format!(
+            "{} daemon --state-dir {} --run-dir {} --bpffs {} --hook off",
+            binary.display(),
+            directory.join(state).display(),
+            directory.join(run).display(),
+            a.host.bpffs().display(),
+        );
+        let Err(said) = a.host.run(&line) else {
+            bail!("two daemons run in one place: {line}");
+        };
+        let said = format!("{said:#}");
+        let said = said.split_once("vxplane: ").map_or("", |(_, said)| said);
+        ensure!(said.contains(words), "{line}: {said}");
+    }
     let report = pinger.stop()?;
     ensure!(report.is_lossless(), "{report}");
     ensure!(a.daemon.status()?["healthy"] == true);

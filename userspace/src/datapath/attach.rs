@@ -20,7 +20,7 @@ use aya::{
 use nix::errno::Errno;
 
 use super::{Datapath, Error, Loaded, guard};
-use crate::netlink::Filter;
+use crate::{netlink::Filter, privileges::Privilege};
 
 /// Behind every priority the kernel hands out by itself (49152 and below).
 const PRIORITY: u16 = 0xf000;
@@ -68,6 +68,7 @@ pub enum TcMode {
 
 /// Whether this kernel has TCX (Linux 6.6), asked without attaching anything.
 pub fn tcx_available() -> bool {
+    let _raised = Privilege::FindPrograms.raise();
     SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
 }
 
@@ -206,6 +207,7 @@ fn parse_pin(name: &str) -> Option<(&'static str, u32)> {
 
 /// The IDs of the programs that TCX runs at `device`; none if it is gone.
 fn running(device: &Device) -> Result<Vec<u32>, ProgramError> {
+    let _raised = Privilege::FindPrograms.raise();
     let mut asked = 1;
     loop {
         match SchedClassifier::query_tcx(&device.name, TcAttachType::Ingress) {

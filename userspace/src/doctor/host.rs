@@ -1,6 +1,6 @@
 //! This host: what we may do, where pins live, the underlay and its port.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use vxplane_common::abi::OVERHEAD_IPV4;
 
@@ -8,12 +8,10 @@ use super::Check;
 use crate::{
     mounts,
     netlink::{Netlink, find_port_owner},
+    privileges,
     reconcile::{Options, Underlay, describe, observe::FALLBACK},
     underlay::Surroundings,
 };
-
-/// `CAP_…` of `linux/capability.h` that the daemon cannot do without.
-const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
 /// MTU containers have on Docker's own networks.
 const USUAL_MTU: u32 = 1500;
@@ -21,31 +19,12 @@ const USUAL_MTU: u32 = 1500;
 const LEAST_MTU: u32 = 1280;
 
 /// Whether we may change what the daemon changes.
-pub(super) fn privileges() -> Check {
+pub(super) fn capabilities() -> Check {
     const NAME: &str = "privileges";
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let missing = missing_capabilities(&status);
-    if missing.is_empty() {
-        return Check::ok(NAME, "the capabilities needed are there");
+    match privileges::check() {
+        Ok(()) => Check::ok(NAME, "the capabilities needed are there"),
+        Err(error) => Check::fail(NAME, describe(&error), "run it as root"),
     }
-    Check::fail(
-        NAME,
-        format!("missing: {}", missing.join(", ")),
-        "run it as root; the daemon needs that, too",
-    )
-}
-
-fn missing_capabilities(status: &str) -> Vec<&'static str> {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or_default();
-    CAPABILITIES
-        .into_iter()
-        .filter(|(bit, _)| effective >> bit & 1 == 0)
-        .map(|(_, name)| name)
-        .collect()
 }
 
 /// Whether the kernel describes its types.
@@ -162,15 +141,6 @@ mod tests {
 
     use super::*;
     use crate::doctor::Status;
-
-    #[test]
-    fn capabilities_are_read_from_the_status_of_a_process() {
-        let all = "Name:\tx\nCapEff:\t000001ffffffffff\n";
-        assert!(missing_capabilities(all).is_empty());
-        let network_only = "CapEff:\t0000000000001000\n";
-        assert_eq!(missing_capabilities(network_only), ["CAP_SYS_ADMIN"]);
-        assert_eq!(missing_capabilities("").len(), 2);
-    }
 
     #[test]
     fn the_mtu_that_is_left_is_told() {

@@ -67,7 +67,7 @@ impl Check {
 /// Examines this host as a daemon with `options` would find it. `docker` is the
 /// path of the Docker Engine's socket. Leaves nothing behind.
 pub async fn examine(options: &Options, docker: &Path) -> Vec<Check> {
-    let mut checks = vec![host::privileges()];
+    let mut checks = vec![host::capabilities()];
     checks.extend(kernel::examine(options.attach).await);
     checks.push(host::btf());
     checks.push(host::bpffs(&options.bpffs));

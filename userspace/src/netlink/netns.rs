@@ -25,6 +25,7 @@ use nix::{
 use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
 use super::{Error, Netlink, request};
+use crate::privileges::Privilege;
 
 /// `NSFS_MAGIC` of `linux/magic.h`: what namespace files are on.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -102,7 +103,10 @@ impl Netns {
         // threads can be left in a foreign namespace.
         let opened = tokio::task::spawn_blocking(move || {
             thread::spawn(move || -> io::Result<Netlink> {
-                setns(file, CloneFlags::CLONE_NEWNET)?;
+                {
+                    let _raised = Privilege::EnterNamespaces.raise();
+                    setns(file, CloneFlags::CLONE_NEWNET)?;
+                }
                 let _context = runtime.enter();
                 Netlink::connect()
             })
@@ -120,10 +124,11 @@ impl Netns {
 /// something else. That is not opened: a device could do something then, and a
 /// pipe wait for ever.
 pub(crate) fn open_namespace(path: &Path) -> io::Result<Option<File>> {
-    let found = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(path)?;
+    let found = {
+        let _raised = Privilege::LookIntoProcesses.raise();
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_PATH).open(path)?
+    };
     if fstatfs(found.as_fd())?.filesystem_type() != NSFS_MAGIC {
         return Ok(None);
     }

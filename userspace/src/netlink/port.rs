@@ -3,6 +3,7 @@
 use std::{fmt, fs, path::Path};
 
 use super::{Error, LinkKind, Netlink};
+use crate::privileges::Privilege;
 
 /// Who has a UDP port in this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,7 @@ fn socket_inode(table: &str, port: u16) -> Option<u64> {
 
 fn process_with_socket(inode: u64) -> Option<PortOwner> {
     let target = format!("socket:[{inode}]");
+    let _raised = Privilege::LookIntoProcesses.raise();
     let holds = |pid: u32| {
         fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|fds| {
             fds.flatten()
