@@ -54,7 +54,7 @@ pub(crate) struct Options {
     #[arg(long)]
     check: bool,
     /// What to compare.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Variant::Bare, Variant::Kernel, Variant::Vxplane])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Variant::DEFAULT)]
     variants: Vec<Variant>,
     /// Measure this `vxplane` instead of building one.
     #[arg(long)]
@@ -73,6 +73,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(
         thread::available_parallelism()?.get() >= 2,
         "one processor is not enough: a sender and a receiver of datagrams need one each"
+    );
+    ensure!(
+        !options.check
+            || Variant::JUDGED
+                .iter()
+                .all(|it| options.variants.contains(it)),
+        "--check needs the variants {} and {}: the bars are about them",
+        Variant::JUDGED[0].name(),
+        Variant::JUDGED[1].name()
     );
     packages::ensure(Purpose::Bench)?;
     let binaries = Binaries {

@@ -51,7 +51,7 @@ fn header(height: f64, subtitle: &str, variants: &[Variant]) -> String {
         &mut svg,
         format_args!(
             "<text x='{MARGIN}' y='24' font-size='16' font-weight='bold'>\
-             Relative to the kernel's bridge + vxlan (= 1)</text>"
+             Relative to the kernel's bridge + vxlan without bridge netfilter (= 1)</text>"
         ),
     );
     line(

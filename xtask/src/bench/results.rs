@@ -64,7 +64,7 @@ impl Results {
     }
 }
 
-/// What vxplane must reach relative to the kernel's overlay.
+/// What vxplane must reach relative to [`Variant::BASELINE`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bar {
     metric: Metric,
@@ -85,7 +85,8 @@ impl Bar {
 
     /// How it went, `None` if one of the two was not measured.
     pub(crate) fn judge(self, results: &Results) -> Option<Judgement> {
-        let reached = results.ratio(self.metric, Variant::Vxplane, Variant::Kernel)?;
+        let ratio = |to| results.ratio(self.metric, Variant::Vxplane, to);
+        let reached = ratio(Variant::BASELINE)?;
         let met = if self.metric.more_is_better() {
             reached >= self.ratio
         } else {
@@ -95,6 +96,7 @@ impl Bar {
             metric: self.metric,
             required: self.ratio,
             reached,
+            strictly: ratio(Variant::STRICT_BASELINE),
             met,
         })
     }
@@ -106,6 +108,8 @@ pub(crate) struct Judgement {
     pub(crate) metric: Metric,
     pub(crate) required: f64,
     pub(crate) reached: f64,
+    /// Relative to [`Variant::STRICT_BASELINE`], which decides nothing.
+    pub(crate) strictly: Option<f64>,
     pub(crate) met: bool,
 }
 
@@ -121,12 +125,17 @@ pub(crate) fn judge(results: &Results) -> Vec<Judgement> {
 pub(crate) mod tests {
     use super::*;
 
-    /// Two variants that differ by `factor` in everything, in three rounds.
+    /// vxplane differs from the baseline by `factor` in everything, and the strict
+    /// baseline equals it, in three rounds.
     pub(crate) fn results(factor: f64) -> Results {
         let mut results = Results::default();
         for (round, wobble) in [0.9, 1.0, 1.2].into_iter().enumerate() {
             for metric in Metric::ALL {
-                for (variant, value) in [(Variant::Kernel, 2.0), (Variant::Vxplane, 2.0 * factor)] {
+                for (variant, value) in [
+                    (Variant::Kernel, 2.0),
+                    (Variant::Netfilter, 2.0),
+                    (Variant::Vxplane, 2.0 * factor),
+                ] {
                     results.add(Sample {
                         round,
                         variant,
@@ -176,6 +185,28 @@ pub(crate) mod tests {
         assert_eq!(met(1.5), [true, false, false]);
         assert_eq!(met(1.4), [false, false, false]);
         assert_eq!(met(0.75), [false, true, true]);
+    }
+
+    #[test]
+    fn the_strict_baseline_is_told_and_decides_nothing() {
+        let mut results = Results::default();
+        for (variant, value) in [
+            (Variant::Kernel, 3.0),
+            (Variant::Netfilter, 2.0),
+            (Variant::Vxplane, 3.0),
+        ] {
+            results.add(Sample {
+                round: 0,
+                variant,
+                metric: Metric::UdpRate,
+                value,
+            });
+        }
+        let judged: Vec<_> = judge(&results)
+            .iter()
+            .map(|bar| (bar.reached, bar.strictly, bar.met))
+            .collect();
+        assert_eq!(judged, [(1.5, Some(1.0), true)]);
     }
 
     #[test]

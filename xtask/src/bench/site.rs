@@ -26,7 +26,7 @@ pub(crate) enum Variant {
     Bare,
     /// Containers behind a bridge with a vxlan device, bridge netfilter off.
     Kernel,
-    /// The same with bridge netfilter on, as Docker leaves it, but without rules.
+    /// The same with bridge netfilter on, but without rules: what vxplane must beat.
     Netfilter,
     /// Containers on a network of vxplane.
     Vxplane,
@@ -35,6 +35,20 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
+    /// What a run compares unless told otherwise.
+    pub(crate) const DEFAULT: [Self; 4] =
+        [Self::Bare, Self::Kernel, Self::Netfilter, Self::Vxplane];
+
+    /// What the bars are relative to: the overlay on a host where Docker has
+    /// turned bridge netfilter on (docs/BENCHMARKS.md says which does).
+    pub(crate) const BASELINE: Self = Self::Netfilter;
+
+    /// Without these no bar can be judged.
+    pub(crate) const JUDGED: [Self; 2] = [Self::Vxplane, Self::BASELINE];
+
+    /// The overlay at its best, to be compared with as well.
+    pub(crate) const STRICT_BASELINE: Self = Self::Kernel;
+
     /// As in tables and plots.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -2,9 +2,14 @@
 //! forwarding entries known beforehand, nothing learned, and no bridge netfilter
 //! unless that is asked for.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
 
 use super::{Netns, Site, Variant, underlay};
+
+/// Below `/proc/sys/net`, there once its module is loaded.
+const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
 
 /// Both hosts with one container each.
 pub(super) fn site(variant: Variant) -> Result<Site> {
@@ -14,7 +19,7 @@ pub(super) fn site(variant: Variant) -> Result<Site> {
     for (host, container, own, other) in [(&a, &client, 0, 1), (&b, &server, 1, 0)] {
         overlay(host, container, own, other)?;
         if variant == Variant::Netfilter {
-            host.set("bridge/bridge-nf-call-iptables", "1")?;
+            filter(host)?;
         }
     }
     Ok(Site {
@@ -25,6 +30,16 @@ pub(super) fn site(variant: Variant) -> Result<Site> {
         _daemons: Vec::new(),
         _namespaces: vec![client, server, a, b],
     })
+}
+
+/// Has bridged packets pass through netfilter.
+fn filter(host: &Netns) -> Result<()> {
+    ensure!(
+        Path::new("/proc/sys/net").join(BRIDGE_NETFILTER).exists(),
+        "this kernel has no bridge netfilter: run `modprobe br_netfilter` first, or measure \
+         without it by `--variants bare,kernel,vxplane`, where no bar is judged"
+    );
+    host.set(BRIDGE_NETFILTER, "1")
 }
 
 fn overlay(host: &Netns, container: &Netns, own: usize, other: usize) -> Result<()> {
