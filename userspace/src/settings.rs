@@ -4,8 +4,10 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use clap::Args;
@@ -20,6 +22,11 @@ const DEFAULT_RUN_DIR: &str = "/run/vxplane";
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf/vxplane";
 const DEFAULT_PORT: u16 = 4789;
 const DEFAULT_HOOK: &str = "127.0.0.1:6675";
+/// As bridges do by default, in seconds.
+const DEFAULT_MAC_AGE: u64 = 300;
+/// In seconds. Programs note once a second that an address is in use; and what
+/// has not been heard of for a day is gone.
+const MAC_AGES: RangeInclusive<u64> = 5..=86_400;
 const DEFAULT_DOCKER: &str = "unix:///var/run/docker.sock";
 /// The longest device name, in bytes.
 const IFNAME_MAX: usize = 15;
@@ -57,6 +64,9 @@ pub struct Layer {
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, env = "VXPLANE_ATTACH", value_name = "MODE")]
     pub attach: Option<String>,
+    /// Seconds after which a silent MAC address learned from a peer is forgotten [default: 300]
+    #[arg(long, env = "VXPLANE_MAC_AGE", value_name = "SECONDS")]
+    pub mac_age: Option<u64>,
     /// The Docker Engine's socket
     #[arg(
         long,
@@ -91,6 +101,8 @@ pub struct Settings {
     pub xdp: XdpMode,
     /// How programs are attached.
     pub attach: AttachMode,
+    /// How long a silent MAC address learned from a peer is remembered.
+    pub mac_age: Duration,
     /// The Docker Engine's socket.
     pub docker: PathBuf,
 }
@@ -166,6 +178,7 @@ impl Settings {
             hook: parse_hook(&text(flags.hook, file.hook, DEFAULT_HOOK))?,
             xdp: parse_xdp(&text(flags.xdp, file.xdp, "auto"))?,
             attach: parse_attach(&text(flags.attach, file.attach, "auto"))?,
+            mac_age: check_mac_age(flags.mac_age.or(file.mac_age).unwrap_or(DEFAULT_MAC_AGE))?,
             docker: parse_docker(&text(flags.docker, file.docker, DEFAULT_DOCKER))?,
         })
     }
@@ -183,6 +196,7 @@ impl Settings {
             bpffs: self.bpffs.clone(),
             attach: self.attach,
             xdp: self.xdp,
+            mac_age: self.mac_age,
         }
     }
 }
@@ -284,6 +298,14 @@ fn parse_attach(text: &str) -> Result<AttachMode, SettingsError> {
         "clsact" => Ok(AttachMode::Clsact),
         _ => Err(value("--attach", text, "use auto, tcx or clsact")),
     }
+}
+
+fn check_mac_age(seconds: u64) -> Result<Duration, SettingsError> {
+    if MAC_AGES.contains(&seconds) {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let expected = "use 5 to 86400 seconds";
+    Err(value("--mac-age", &seconds.to_string(), expected))
 }
 
 fn parse_docker(text: &str) -> Result<PathBuf, SettingsError> {
@@ -403,6 +425,14 @@ mod tests {
             },
             Layer {
                 attach: text("netkit"),
+                ..Layer::default()
+            },
+            Layer {
+                mac_age: Some(4),
+                ..Layer::default()
+            },
+            Layer {
+                mac_age: Some(86_401),
                 ..Layer::default()
             },
             Layer {

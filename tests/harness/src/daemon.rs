@@ -79,6 +79,13 @@ impl Default for DaemonOptions {
 }
 
 impl DaemonOptions {
+    /// Started by this command, split at spaces.
+    #[must_use]
+    pub fn through(mut self, command: &str) -> Self {
+        self.through = words(command);
+        self
+    }
+
     /// With further flags, split at spaces.
     #[must_use]
     pub fn flags(mut self, flags: &str) -> Self {
@@ -217,6 +224,11 @@ impl Daemon {
         self.process.terminate()
     }
 
+    /// What starts it the next time; see [`DaemonOptions::through`].
+    pub fn set_through(&mut self, command: &str) {
+        self.launch.through = words(command);
+    }
+
     /// Starts it again after [`Self::kill`] or [`Self::stop`] and waits until it
     /// answers.
     pub fn start_again(&mut self) -> Result<()> {
@@ -323,6 +335,17 @@ impl Daemon {
         self.api("GET", "/v1/status", None)
     }
 
+    /// The sum of all samples of a metric that counts, named as Prometheus shows it.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let text = self.try_api("GET", "/metrics", None)?.text;
+        let samples = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let is_all = rest.starts_with(['{', ' ']);
+            is_all.then(|| rest.rsplit(' ').next()?.parse::<u64>().ok())?
+        });
+        Ok(samples.sum())
+    }
+
     /// Packets dropped for a reason, over all networks and both directions.
     pub fn drops(&self, reason: &str) -> Result<u64> {
         let all = self.dropped()?;
@@ -348,6 +371,10 @@ impl Daemon {
         }
         Ok(dropped)
     }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 fn arguments(host: &Host, options: &DaemonOptions) -> Vec<String> {

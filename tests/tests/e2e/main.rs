@@ -1,5 +1,6 @@
 //! End to end: hosts, daemons and containers as users have them.
 
+mod ageing;
 mod coexist;
 mod flood;
 mod foreign;

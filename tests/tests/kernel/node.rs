@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,7 @@ pub(crate) fn options(host: &Host) -> Options {
         bpffs: host.bpffs(),
         attach: AttachMode::Auto,
         xdp: XdpMode::Auto,
+        mac_age: Duration::from_mins(5),
     }
 }
 

@@ -31,6 +31,7 @@ impl Maps {
             drops: self.drop_counts()?,
             traffic: self.traffic_of_endpoints()?,
             learned: self.learned_by_network()?,
+            unlearned: self.unlearned_by_network()?,
         })
     }
 

@@ -3,20 +3,38 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::task::AbortHandle;
 use vxplane_common::abi::{
     FdbEntry, FdbKey, LearnBudget, Learned, MAX_LEARNED_PER_NETWORK, Network, Peer, PeerKey,
 };
 
-use super::{Error, Maps, SharedMaps, lock};
+use super::{Error, Maps, SharedMaps, clock, lock};
 
-/// How long a silent MAC address is remembered, as bridges do by default.
-const MAX_AGE: Duration = Duration::from_mins(5);
-
-/// How often it is looked after. Also how long a network that spent its budget
-/// learns nothing more.
+/// How often it is looked after, at the least. Also how long a network that spent
+/// its budget learns nothing more.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// An address is forgotten no later than this part of the age after its time.
+const LATE: u32 = 5;
+
+/// What outlives a load of the programs.
+#[derive(Debug)]
+pub(super) struct Ageing {
+    /// How long a silent MAC address is remembered.
+    max_age: Duration,
+    /// By VNI: packets that brought an address there was no room for, up to the
+    /// last refill of the budgets, which count those since.
+    unlearned: BTreeMap<u32, u64>,
+}
+
+impl Ageing {
+    pub(super) fn new(max_age: Duration) -> Self {
+        Self {
+            max_age,
+            unlearned: BTreeMap::new(),
+        }
+    }
+}
 
 /// What decides whether a learned address stays.
 #[derive(Debug)]
@@ -25,6 +43,7 @@ struct Known<'a> {
     peers: &'a BTreeMap<PeerKey, Peer>,
     /// Since boot.
     now: Duration,
+    max_age: Duration,
 }
 
 impl Known<'_> {
@@ -36,7 +55,7 @@ impl Known<'_> {
             vni: key.vni,
             vtep: entry.vtep,
         });
-        age < MAX_AGE
+        age < self.max_age
             && !self.endpoints.contains_key(key)
             && peer.is_some_and(|peer| peer.outer == entry.outer && peer.ifindex == entry.ifindex)
     }
@@ -62,20 +81,19 @@ fn budgets<'a>(
 impl Maps {
     /// Forgets what no longer holds and refills the budgets.
     pub fn sweep_learned(&mut self) -> Result<(), Error> {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map(Duration::from)
-            .unwrap_or_default();
         let (endpoints, peers) = (self.fdb.snapshot()?, self.peers.snapshot()?);
         let known = Known {
             endpoints: &endpoints,
             peers: &peers,
-            now,
+            now: clock::now(),
+            max_age: self.ageing.max_age,
         };
         let mut learned = self.learned.snapshot()?;
         for (key, _) in learned.extract_if(.., |key, entry| !known.keeps(key, entry)) {
             self.learned.remove(&key)?;
         }
         let networks = self.networks.snapshot()?;
+        self.ageing.unlearned = self.unlearned_by_network()?;
         for (vni, remaining) in budgets(&networks, learned.keys()) {
             let budget = LearnBudget {
                 remaining,
@@ -87,15 +105,27 @@ impl Maps {
     }
 }
 
+impl Maps {
+    /// How many packets brought an address that was not learned, by VNI.
+    pub(super) fn unlearned_by_network(&self) -> Result<BTreeMap<u32, u64>, Error> {
+        let mut unlearned = BTreeMap::new();
+        for (vni, budget) in self.learn_budget.snapshot()? {
+            let before = self.ageing.unlearned.get(&vni).copied();
+            unlearned.insert(vni, budget.refused.saturating_add(before.unwrap_or(0)));
+        }
+        Ok(unlearned)
+    }
+}
+
 fn sweep(maps: &mut Maps) -> Result<(), Error> {
     maps.sweep_learned()?;
     maps.sweep_drops()
 }
 
 /// Sweeps for as long as the task lives.
-pub(super) fn keep_sweeping(maps: SharedMaps) -> AbortHandle {
+pub(super) fn keep_sweeping(maps: SharedMaps, max_age: Duration) -> AbortHandle {
     let sweeping = tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(INTERVAL);
+        let mut ticks = tokio::time::interval(INTERVAL.min(max_age / LATE));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -172,6 +202,7 @@ mod tests {
             endpoints: &endpoints,
             peers: &peers(),
             now: Duration::from_secs(1000),
+            max_age: Duration::from_mins(5),
         };
         let fresh = learned(Duration::from_secs(999));
         assert!(known.keeps(&key(7, 2), &fresh));

@@ -11,7 +11,7 @@ use vxplane_common::abi::{
     Neighbour, NeighbourKey, Network, Peer, PeerKey, Traffic, map,
 };
 
-use super::Error;
+use super::{Error, learned::Ageing};
 
 /// One hash map.
 #[derive(Debug)]
@@ -76,11 +76,12 @@ pub struct Maps {
     pub flood: Table<FloodKey, FloodTarget>,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) traffic: PerCpuArray<MapData, Traffic>,
+    pub(super) ageing: Ageing,
 }
 
 impl Maps {
     /// Takes the maps out of a loaded object.
-    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn take(object: &mut Ebpf, ageing: Ageing) -> Result<Self, Error> {
         Ok(Self {
             endpoints: table(object, map::ENDPOINTS)?,
             fdb: table(object, map::FDB)?,
@@ -92,6 +93,7 @@ impl Maps {
             flood: table(object, map::FLOOD)?,
             drops: take(object, map::DROPS)?,
             traffic: take(object, map::TRAFFIC)?,
+            ageing,
         })
     }
 

@@ -6,6 +6,7 @@
 //! pinned links, one atomic step each.
 
 mod attach;
+mod clock;
 mod counters;
 pub mod ethtool;
 mod events;
@@ -22,6 +23,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use aya::{
@@ -34,6 +36,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::task::AbortHandle;
 use vxplane_common::abi::Config;
 
+use self::learned::Ageing;
 pub use self::object::OBJECT;
 pub use self::{
     attach::{Attached, Device, Program, TcMode, detach_filter, tcx_available},
@@ -156,6 +159,7 @@ impl Drop for Loaded {
 /// The programs and maps of one daemon.
 pub struct Datapath {
     directory: PathBuf,
+    mac_age: Duration,
     /// Of the directory, as long as this process lives.
     _lock: Flock<File>,
     loaded: Option<Loaded>,
@@ -183,7 +187,8 @@ impl Drop for Datapath {
 
 impl Datapath {
     /// The datapath pinned below `directory`, which is on a bpffs.
-    pub fn open(directory: &Path) -> Result<Self, Error> {
+    /// What is learned is forgotten after `mac_age` of silence.
+    pub fn open(directory: &Path, mac_age: Duration) -> Result<Self, Error> {
         for part in ["maps", "links"] {
             let path = directory.join(part);
             fs::create_dir_all(&path).map_err(|source| Error::Path { path, source })?;
@@ -197,6 +202,7 @@ impl Datapath {
         Ok(Self {
             _lock: lock.map_err(|_| Error::InUse { path })?,
             directory: directory.to_owned(),
+            mac_age,
             loaded: None,
             maps: None,
             tasks: Vec::new(),
@@ -216,15 +222,18 @@ impl Datapath {
         let loading =
             tokio::task::spawn_blocking(move || object::load(Some(&maps_directory), &config));
         let mut programs = loading.await.map_err(|_| Error::Interrupted)??;
-        let maps = Maps::take(&mut programs)?;
+        let mut maps = Maps::take(&mut programs, Ageing::new(self.mac_age))?;
         let log = events::forward_log(&mut programs);
         if let Some(shared) = &self.maps {
             // The same pinned maps again, by new descriptors.
-            *lock(shared) = maps;
+            let mut shared = lock(shared);
+            std::mem::swap(&mut maps.ageing, &mut shared.ageing);
+            *shared = maps;
         } else {
             let shared = Arc::new(Mutex::new(maps));
             self.tasks.extend(events::forward(&mut programs));
-            self.tasks.push(learned::keep_sweeping(shared.clone()));
+            let sweeping = learned::keep_sweeping(shared.clone(), self.mac_age);
+            self.tasks.push(sweeping);
             self.maps = Some(shared);
         }
         self.loaded = Some(Loaded {

@@ -1,7 +1,7 @@
 //! Trying the programs out, upon maps that nobody else sees and in a network
 //! namespace that is thrown away: what a kernel can do is what it does.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use aya::{
     Ebpf,
@@ -24,7 +24,7 @@ use vxplane_common::{
     wire::OuterHeaders,
 };
 
-use super::{Error, Maps, attach::Program, guard, object};
+use super::{Error, Maps, attach::Program, guard, learned::Ageing, object};
 
 /// The device packets are run on by `BPF_PROG_TEST_RUN`: `lo`, which is always
 /// the first.
@@ -117,7 +117,8 @@ impl Trial {
     /// Whether a frame from an endpoint gets its outer headers from the program
     /// itself, not by the detour of the slow path.
     pub fn encapsulates(&mut self, vni: Vni) -> Result<bool, Error> {
-        let mut maps = Maps::take(&mut self.programs)?;
+        // Nothing is learned and aged here.
+        let mut maps = Maps::take(&mut self.programs, Ageing::new(Duration::MAX))?;
         wire_up(&mut maps, vni)?;
         let frame = frame(HERE, THERE);
         let length = self.run(Program::FromContainer, &frame)?;

@@ -10,7 +10,7 @@ mod reconciler;
 mod simulation;
 pub mod tables;
 
-use std::{collections::BTreeMap, error::Error, io, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, error::Error, io, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use vxplane_common::{
     abi::{Counter, Traffic},
@@ -71,6 +71,8 @@ pub struct Options {
     pub attach: AttachMode,
     /// The XDP guard.
     pub xdp: XdpMode,
+    /// How long a silent MAC address learned from a peer is remembered.
+    pub mac_age: Duration,
 }
 
 /// The underlay as found.
@@ -148,6 +150,9 @@ pub struct Counters {
     pub traffic: BTreeMap<u32, Traffic>,
     /// Learned MAC addresses by VNI.
     pub learned: BTreeMap<u32, u32>,
+    /// Packets by VNI, since the start of the daemon, whose source MAC address was
+    /// not learned for want of room.
+    pub unlearned: BTreeMap<u32, u64>,
 }
 
 /// Why the reconciler could not start.

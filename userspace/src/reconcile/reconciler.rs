@@ -85,7 +85,7 @@ impl Reconciler {
         Ok(Self {
             _claim: Claim::new()?,
             netlink: Netlink::connect().map_err(StartError::Netlink)?,
-            datapath: Datapath::open(&options.bpffs)?,
+            datapath: Datapath::open(&options.bpffs, options.mac_age)?,
             tc,
             underlay: None,
             guard: None,

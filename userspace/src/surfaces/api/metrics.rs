@@ -13,7 +13,7 @@ use vxplane_common::{abi, drop::Direction};
 use super::status::names_by_vni;
 use crate::{
     control::{Control, EndpointView, State as Standing, StatusView},
-    reconcile::{DropCount, EndpointState},
+    reconcile::{Counters, DropCount, EndpointState},
 };
 
 /// The OpenMetrics text format, which Prometheus reads.
@@ -68,7 +68,7 @@ pub(super) async fn scrape(State(control): State<Control>) -> impl IntoResponse 
     register_states(&mut registry, &endpoints);
     register_drops(&mut registry, &status.counters.drops, &names);
     register_traffic(&mut registry, &endpoints);
-    register_learned(&mut registry, &status.counters.learned, &names);
+    register_learned(&mut registry, &status.counters, &names);
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);
@@ -178,17 +178,23 @@ fn register_traffic(registry: &mut Registry, endpoints: &[EndpointView]) {
     );
 }
 
-fn register_learned(
-    registry: &mut Registry,
-    learned: &BTreeMap<u32, u32>,
-    names: &BTreeMap<u32, String>,
-) {
-    let family = Family::<NetworkLabels, Gauge>::default();
-    for (vni, count) in learned {
-        let network = names.get(vni).cloned().unwrap_or_default();
-        family
-            .get_or_create(&NetworkLabels { network, vni: *vni })
-            .set(i64::from(*count));
+fn register_learned(registry: &mut Registry, counters: &Counters, names: &BTreeMap<u32, String>) {
+    let labels = |vni: u32| NetworkLabels {
+        network: names.get(&vni).cloned().unwrap_or_default(),
+        vni,
+    };
+    let learned = Family::<NetworkLabels, Gauge>::default();
+    for (vni, count) in &counters.learned {
+        learned.get_or_create(&labels(*vni)).set(i64::from(*count));
     }
-    registry.register("learned_macs", "MAC addresses learned from peers", family);
+    registry.register("learned_macs", "MAC addresses learned from peers", learned);
+    let unlearned = Family::<NetworkLabels, Counter>::default();
+    for (vni, count) in &counters.unlearned {
+        unlearned.get_or_create(&labels(*vni)).inc_by(*count);
+    }
+    registry.register(
+        "unlearned_packets",
+        "Packets whose source MAC address was not learned for want of room",
+        unlearned,
+    );
 }
