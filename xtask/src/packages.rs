@@ -1,16 +1,18 @@
 //! Programs needed besides Rust: looked for by name, installed with apt where
 //! they are missing.
 
+mod services;
+
 use std::{
     collections::BTreeSet,
-    env, fs,
-    os::unix::fs::OpenOptionsExt as _,
+    env,
     path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
+use self::services::QuietServices;
 use crate::process;
 
 /// A program, and the Debian packages it comes with: which of them, depends on
@@ -81,13 +83,6 @@ impl Purpose {
     }
 }
 
-/// Where Debian asks whether a package may start its services.
-const POLICY: &str = "/usr/sbin/policy-rc.d";
-
-/// The policy while we install: tests run their own daemons in their own
-/// namespaces, the machine's are left as they are.
-const START_NOTHING: &str = "#!/bin/sh\n# by cargo xtask, while it installs packages\nexit 101\n";
-
 /// Installs what is missing, or says what to install.
 pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
     let programs = purpose.programs();
@@ -121,7 +116,7 @@ fn install_or_explain(packages: &BTreeSet<&str>) -> Result<()> {
         "packages are missing, and only root may install them: apt-get install {list}"
     );
     eprintln!("installing {list}");
-    let _policy = ServicePolicy::start_nothing()?;
+    let _quiet = QuietServices::begin()?;
     if install(packages).is_ok() {
         return Ok(());
     }
@@ -170,41 +165,4 @@ fn apt() -> Command {
         // Another apt may be at work, as on a machine that has just booted.
         .args(["-o", "DPkg::Lock::Timeout=300"]);
     command
-}
-
-/// Keeps packages from starting services until dropped; a policy of the
-/// machine's own is left in force.
-struct ServicePolicy {
-    ours: bool,
-}
-
-impl ServicePolicy {
-    fn start_nothing() -> Result<Self> {
-        let left_by_a_killed_run = fs::read_to_string(POLICY).is_ok_and(|it| it == START_NOTHING);
-        if Path::new(POLICY).exists() {
-            return Ok(Self {
-                ours: left_by_a_killed_run,
-            });
-        }
-        let mut file = fs::OpenOptions::new();
-        let mut file = file
-            .write(true)
-            .create_new(true)
-            .mode(0o755)
-            .open(POLICY)
-            .with_context(|| format!("creating {POLICY}"))?;
-        std::io::Write::write_all(&mut file, START_NOTHING.as_bytes())?;
-        Ok(Self { ours: true })
-    }
-}
-
-impl Drop for ServicePolicy {
-    fn drop(&mut self) {
-        if !self.ours {
-            return;
-        }
-        if let Err(error) = fs::remove_file(POLICY) {
-            eprintln!("{POLICY} stays behind, remove it: {error}");
-        }
-    }
 }
