@@ -5,6 +5,8 @@
 mod debian_source;
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -56,7 +58,7 @@ fn linker(workspace: &Workspace, directory: &Path) -> Result<PathBuf> {
         return Ok(found);
     }
     eprintln!(
-        "installing bpf-linker {LINKER_VERSION} into {} (a minute)",
+        "installing bpf-linker {LINKER_VERSION} into {} (a few minutes)",
         directory.display()
     );
     let mut install = workspace.cargo("install");
@@ -70,7 +72,9 @@ fn linker(workspace: &Workspace, directory: &Path) -> Result<PathBuf> {
             "--root",
         ])
         .arg(directory)
-        .args(["--target-dir".as_ref(), directory.join("build").as_os_str()]);
+        .args(["--target-dir".as_ref(), directory.join("build").as_os_str()])
+        // Or cargo advises to put it into `PATH`, where nobody needs it.
+        .env("PATH", path_with(&directory.join("bin"))?);
     process::run(&mut install).with_context(|| {
         format!(
             "bpf-linker could not be installed; is crates.io reachable? By hand: \
@@ -85,6 +89,13 @@ fn linker(workspace: &Workspace, directory: &Path) -> Result<PathBuf> {
     // 200 MB that nobody needs again.
     fs::remove_dir_all(directory.join("build")).ok();
     Ok(own)
+}
+
+/// Our `PATH`, and one more directory.
+fn path_with(directory: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let all = env::split_paths(&path).chain([directory.to_owned()]);
+    env::join_paths(all).with_context(|| format!("{} in PATH", directory.display()))
 }
 
 fn is_right_linker(file: &Path) -> bool {

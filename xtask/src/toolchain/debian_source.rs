@@ -2,6 +2,11 @@
 //! machine gets its other packages from. apt works on lists and a cache of our
 //! own, so that nothing of the machine's configuration changes and root is not
 //! needed.
+//!
+//! Only for machines that rustup's server cannot be reached from: that one has
+//! every release for ever. Debian has the last few. `core` must be exactly the
+//! compiler's, so once Debian drops the release in `rust-toolchain.toml`, this
+//! fails and says so, and a newer release is due there.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +20,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::process;
 
-/// Where Debian publishes Rust toolchains newer than its releases'.
+/// Where Debian publishes each Rust toolchain for its stable release, and keeps
+/// some earlier ones; its other suites hold one each. Sources run on any release,
+/// so an older machine may take them from here as well.
 const SUITE: &str = "trixie-backports";
 
 /// Installed on each Debian system; what the packages are signed with.
@@ -147,8 +154,8 @@ impl PrivateApt {
         let path = |below: &str| self.directory.join(below).display().to_string();
         for option in [
             format!("Dir::Etc::SourceList={}", path("sources.list")),
-            "Dir::Etc::SourceParts=-".to_owned(),
-            "Dir::Etc::PreferencesParts=-".to_owned(),
+            "Dir::Etc::SourceParts=/dev/null".to_owned(),
+            "Dir::Etc::PreferencesParts=/dev/null".to_owned(),
             format!("Dir::State::Lists={}", path("lists")),
             format!("Dir::Cache={}", path("cache")),
             "Acquire::Languages=none".to_owned(),
