@@ -190,15 +190,9 @@ fn deny_local(key: &FdbKey) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn new_entry(vtep: u32, peer: &Peer, moved: u64) -> Learned {
-    Learned {
-        // SAFETY: takes nothing.
-        seen: unsafe { bpf_ktime_get_coarse_ns() },
-        moved,
-        vtep: vtep.to_ne_bytes(),
-        ifindex: peer.ifindex,
-        outer: peer.outer,
-        pad: [0; 4],
-    }
+    // SAFETY: takes nothing.
+    let seen = unsafe { bpf_ktime_get_coarse_ns() };
+    Learned::new(seen, moved, vtep.to_ne_bytes(), peer.ifindex, peer.outer)
 }
 
 /// Tells the daemon, unless it is far behind.

@@ -38,6 +38,32 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 }
 
+/// What each layout of the maps after the first has changed, oldest first: the
+/// maps that have another size or longer values since, and those that are new.
+///
+/// Pinned maps outlive the daemon that made them, so whatever is changed about
+/// one is a new layout. Its file is named after the layout, and the map before it
+/// serves the programs before until they are replaced. Within one name
+///
+/// - keys stay as they are, and values only grow at their end;
+/// - zeroes there mean what was so before.
+///
+/// What needs anything else needs another name.
+#[cfg(not(feature = "next-layout"))]
+pub const LAYOUTS: &[&[&str]] = &[];
+/// A layout that is made up, for the tests of upgrades.
+#[cfg(feature = "next-layout")]
+pub const LAYOUTS: &[&[&str]] = &[&[map::DROPS, map::LEARNED, map::PEERS, map::TRAFFIC]];
+
+/// The layout of this version.
+pub const LAYOUT: usize = LAYOUTS.len() + 1;
+
+/// The layout that gave the map of this name the form it has.
+pub fn layout_of(name: &str) -> usize {
+    let change = LAYOUTS.iter().rposition(|maps| maps.contains(&name));
+    change.map_or(1, |change| change + 2)
+}
+
 /// Endpoints of one host, hence also traffic slots.
 pub const MAX_ENDPOINTS: u32 = 4096;
 /// FDB and neighbour entries the daemon can write.
@@ -53,7 +79,11 @@ pub const MAX_PEERS: u32 = 65_536;
 /// Copies one broadcast frame can become: local endpoints plus peers of a network.
 pub const MAX_FLOOD: u32 = 1024;
 /// (Reason, direction, network) triples that are counted apart.
-pub const MAX_DROP_KEYS: u32 = 16_384;
+pub const MAX_DROP_KEYS: u32 = if cfg!(feature = "next-layout") {
+    32_768
+} else {
+    16_384
+};
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 256 * 1024;
 
@@ -182,6 +212,27 @@ pub struct Learned {
     pub outer: Outer,
     /// Explicit padding.
     pub pad: [u8; 4],
+    /// What the next layout appends.
+    #[cfg(feature = "next-layout")]
+    pub appended: [u8; 8],
+}
+
+impl Learned {
+    /// An address behind `vtep`, seen at the time `seen`, that was behind another
+    /// until the time `moved`.
+    #[inline(always)]
+    pub const fn new(seen: u64, moved: u64, vtep: [u8; 4], ifindex: u32, outer: Outer) -> Self {
+        Self {
+            seen,
+            moved,
+            vtep,
+            ifindex,
+            outer,
+            pad: [0; 4],
+            #[cfg(feature = "next-layout")]
+            appended: [0; 8],
+        }
+    }
 }
 
 /// How much a network may still learn. Both fields are updated atomically by
@@ -247,6 +298,23 @@ pub struct Peer {
     pub ifindex: u32,
     /// The outer headers towards it, copied into what is learned from it.
     pub outer: Outer,
+    /// What the next layout appends.
+    #[cfg(feature = "next-layout")]
+    pub appended: [u8; 4],
+}
+
+impl Peer {
+    /// A VTEP reached by the device `ifindex` with these outer headers.
+    #[inline(always)]
+    pub const fn new(flags: u32, ifindex: u32, outer: Outer) -> Self {
+        Self {
+            flags,
+            ifindex,
+            outer,
+            #[cfg(feature = "next-layout")]
+            appended: [0; 4],
+        }
+    }
 }
 
 /// (Network, slot).
@@ -319,6 +387,9 @@ pub struct Traffic {
     pub egress: Counter,
     /// To the container.
     pub ingress: Counter,
+    /// What the next layout appends.
+    #[cfg(feature = "next-layout")]
+    pub appended: u64,
 }
 
 /// [`Event::kind`]: a MAC address was learned.
@@ -348,6 +419,9 @@ pub struct Event {
     pub pad: [u8; 2],
 }
 
+/// Whether the next layout's fields are there.
+const APPENDED: usize = cfg!(feature = "next-layout") as usize;
+
 /// Rejects implicit padding: the size must be the sum of the fields.
 macro_rules! packed_sizes {
     ($($ty:ty = $size:expr;)+) => {
@@ -370,17 +444,30 @@ packed_sizes! {
     Endpoint = 4 + 4 + 6 + 2 + 4;
     FdbKey = 4 + 6 + 2;
     FdbEntry = 4 + 4 + 4 + 4 + 44;
-    Learned = 8 + 8 + 4 + 4 + 44 + 4;
+    Learned = 8 + 8 + 4 + 4 + 44 + 4 + APPENDED * 8;
     LearnBudget = 8 + 8;
     NeighbourKey = 4 + 4;
     Neighbour = 6 + 2;
     Network = 4;
     PeerKey = 4 + 4;
-    Peer = 4 + 4 + 44;
+    Peer = 4 + 4 + 44 + APPENDED * 4;
     FloodKey = 4 + 4;
     FloodTarget = 4 + 4 + 4;
     DropKey = 4 + 1 + 1 + 2;
     Counter = 8 + 8;
-    Traffic = 16 + 16;
+    Traffic = 16 + 16 + APPENDED * 8;
     Event = 4 + 4 + 4 + 6 + 2;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_is_of_the_layout_that_changed_it_last() {
+        assert_eq!(layout_of(map::ENDPOINTS), 1);
+        let changed = layout_of(map::PEERS);
+        assert_eq!(changed, if cfg!(feature = "next-layout") { 2 } else { 1 });
+        assert!(changed <= LAYOUT);
+    }
 }

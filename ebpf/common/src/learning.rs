@@ -40,18 +40,12 @@ mod tests {
     use super::*;
     use crate::abi::Outer;
 
-    const ENTRY: Learned = Learned {
-        seen: 10 * INTERVAL,
-        moved: 0,
-        vtep: [192, 0, 2, 1],
-        ifindex: 3,
-        outer: Outer {
-            ipv4_sum: 0,
-            header: [0; 36],
-            next_hop: [0; 4],
-        },
-        pad: [0; 4],
+    const OUTER: Outer = Outer {
+        ipv4_sum: 0,
+        header: [0; 36],
+        next_hop: [0; 4],
     };
+    const ENTRY: Learned = Learned::new(10 * INTERVAL, 0, [192, 0, 2, 1], 3, OUTER);
 
     #[test]
     fn refreshed_once_a_second() {

@@ -254,11 +254,7 @@ impl Bed {
 
     /// A peer entry.
     pub(crate) fn peer(&self, vni: u32, vtep: Ipv4Addr, flags: u32) -> Peer {
-        Peer {
-            flags,
-            ifindex: self.ifindex(Device::Underlay),
-            outer: outer(vni, vtep),
-        }
+        Peer::new(flags, self.ifindex(Device::Underlay), outer(vni, vtep))
     }
 
     /// Sets every counter to zero, forgets what was learned, and lets the networks

@@ -122,13 +122,10 @@ impl Node {
     /// Accepts `vtep`, floods to it, and learns what is behind it.
     fn peer_with(&self, vtep: Ipv4Addr) {
         let ifindex = index(self.host.netns(), "eth0");
-        let peer = Peer {
-            flags: PEER_LEARN,
-            ifindex,
-            // What is learned is sent to the VTEP itself, what is known to where
-            // routes lead: the host tries both.
-            outer: self.outer(vtep).on_link(),
-        };
+        // What is learned is sent to the VTEP itself, what is known to where
+        // routes lead: the host tries both.
+        let outer = self.outer(vtep).on_link();
+        let peer = Peer::new(PEER_LEARN, ifindex, outer);
         self.programs.put(map::PEERS, peer_key(NET, vtep), peer);
         let target = FloodTarget {
             ifindex: 0,

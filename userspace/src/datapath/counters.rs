@@ -63,6 +63,9 @@ impl Maps {
     /// Forgets the drops of networks that are no longer there: with them, the
     /// map would be full some day.
     pub(super) fn sweep_drops(&mut self) -> Result<(), Error> {
+        if self.filling {
+            return Ok(());
+        }
         let error = |source| Error::Map {
             map: map::DROPS,
             source,
@@ -86,10 +89,11 @@ impl Maps {
                 map: map::TRAFFIC,
                 source,
             })?;
-            let total = per_cpu.iter().fold(Traffic::default(), |sum, cpu| Traffic {
-                egress: add(sum.egress, &cpu.egress),
-                ingress: add(sum.ingress, &cpu.ingress),
-            });
+            let mut total = Traffic::default();
+            for cpu in per_cpu.iter() {
+                total.egress = add(total.egress, &cpu.egress);
+                total.ingress = add(total.ingress, &cpu.ingress);
+            }
             Ok((slot, total))
         };
         slots.values().map(|endpoint| sum(endpoint.slot)).collect()

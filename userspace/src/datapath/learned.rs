@@ -79,8 +79,12 @@ fn budgets<'a>(
 }
 
 impl Maps {
-    /// Forgets what no longer holds and refills the budgets.
+    /// Forgets what no longer holds and refills the budgets. Not while maps are
+    /// being filled: nobody is a peer in an empty one.
     pub fn sweep_learned(&mut self) -> Result<(), Error> {
+        if self.filling {
+            return Ok(());
+        }
         let (endpoints, peers) = (self.fdb.snapshot()?, self.peers.snapshot()?);
         let known = Known {
             endpoints: &endpoints,
@@ -169,23 +173,12 @@ mod tests {
 
     fn peers() -> BTreeMap<PeerKey, Peer> {
         let key = PeerKey { vni: 7, vtep: VTEP };
-        let peer = Peer {
-            flags: PEER_LEARN,
-            ifindex: 3,
-            outer: outer(1),
-        };
-        BTreeMap::from([(key, peer)])
+        BTreeMap::from([(key, Peer::new(PEER_LEARN, 3, outer(1)))])
     }
 
     fn learned(seen: Duration) -> Learned {
-        Learned {
-            seen: u64::try_from(seen.as_nanos()).unwrap(),
-            moved: 0,
-            vtep: VTEP,
-            ifindex: 3,
-            outer: outer(1),
-            pad: [0; 4],
-        }
+        let seen = u64::try_from(seen.as_nanos()).unwrap();
+        Learned::new(seen, 0, VTEP, 3, outer(1))
     }
 
     #[test]

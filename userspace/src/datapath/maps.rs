@@ -77,6 +77,9 @@ pub struct Maps {
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) traffic: PerCpuArray<MapData, Traffic>,
     pub(super) ageing: Ageing,
+    /// Whether some are new while programs run upon those before them: then
+    /// these do not hold yet what they should.
+    pub(super) filling: bool,
 }
 
 impl Maps {
@@ -94,6 +97,7 @@ impl Maps {
             drops: take(object, map::DROPS)?,
             traffic: take(object, map::TRAFFIC)?,
             ageing,
+            filling: false,
         })
     }
 

@@ -3,7 +3,8 @@
 //! Everything that must outlive this process is pinned: maps below
 //! `<bpffs>/maps`, links below `<bpffs>/links`. A daemon that starts takes both
 //! over: it loads its programs upon the pinned maps and swaps them into the
-//! pinned links, one atomic step each.
+//! pinned links, one atomic step each. Where it needs other maps than the daemon
+//! before it, the module `takeover` says how.
 
 mod attach;
 mod clock;
@@ -16,6 +17,8 @@ mod maps;
 mod object;
 mod pins;
 pub mod probe;
+mod raw;
+mod takeover;
 
 use std::{
     fmt,
@@ -38,10 +41,12 @@ use vxplane_common::abi::Config;
 
 use self::learned::Ageing;
 pub use self::object::OBJECT;
+use self::pins::Older;
 pub use self::{
     attach::{Attached, Device, Program, TcMode, detach_filter, tcx_available},
     maps::{Maps, Table},
-    pins::MapMismatch,
+    pins::{MapMismatch, NewerLayout},
+    takeover::Takeover,
 };
 
 /// Why the datapath is not as it should be.
@@ -62,9 +67,12 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
-    /// Pinned maps are of another layout.
+    /// Pinned maps are not what they are called.
     #[error(transparent)]
     Mismatch(#[from] MapMismatch),
+    /// A later version runs the dataplane.
+    #[error(transparent)]
+    Newer(#[from] NewerLayout),
     /// The embedded object and this daemon do not belong together.
     #[error("the embedded eBPF object has no {0}; rebuild with `cargo xtask build-ebpf`")]
     Missing(&'static str),
@@ -164,6 +172,8 @@ pub struct Datapath {
     _lock: Flock<File>,
     loaded: Option<Loaded>,
     maps: Option<SharedMaps>,
+    /// Maps of older layouts that are still pinned.
+    older: Vec<Older>,
     /// Event forwarding and sweeping, which go on across loads.
     tasks: Vec<AbortHandle>,
 }
@@ -186,8 +196,9 @@ impl Drop for Datapath {
 }
 
 impl Datapath {
-    /// The datapath pinned below `directory`, which is on a bpffs.
-    /// What is learned is forgotten after `mac_age` of silence.
+    /// The datapath pinned below `directory`, which is on a bpffs. Refused where
+    /// a later version runs it. What is learned is forgotten after `mac_age` of
+    /// silence.
     pub fn open(directory: &Path, mac_age: Duration) -> Result<Self, Error> {
         for part in ["maps", "links"] {
             let path = directory.join(part);
@@ -203,6 +214,7 @@ impl Datapath {
             _lock: lock.map_err(|_| Error::InUse { path })?,
             directory: directory.to_owned(),
             mac_age,
+            older: pins::older(&directory.join("maps"))?,
             loaded: None,
             maps: None,
             tasks: Vec::new(),
@@ -221,15 +233,18 @@ impl Datapath {
         // The verifier takes its time; other tasks should not wait for it.
         let loading =
             tokio::task::spawn_blocking(move || object::load(Some(&maps_directory), &config));
-        let mut programs = loading.await.map_err(|_| Error::Interrupted)??;
+        let loaded = loading.await.map_err(|_| Error::Interrupted)??;
+        let mut programs = loaded.programs;
         let mut maps = Maps::take(&mut programs, Ageing::new(self.mac_age))?;
         let log = events::forward_log(&mut programs);
         if let Some(shared) = &self.maps {
-            // The same pinned maps again, by new descriptors.
             let mut shared = lock(shared);
+            maps.filling = shared.filling;
+            // The same pinned maps again, by new descriptors.
             std::mem::swap(&mut maps.ageing, &mut shared.ageing);
             *shared = maps;
         } else {
+            maps.filling = loaded.completes || !self.older.is_empty();
             let shared = Arc::new(Mutex::new(maps));
             self.tasks.extend(events::forward(&mut programs));
             let sweeping = learned::keep_sweeping(shared.clone(), self.mac_age);

@@ -14,9 +14,16 @@ use super::{
 /// The programs as `cargo xtask build-ebpf` left them.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VXPLANE_EBPF_OBJECT"));
 
+/// Maps and programs, as loaded.
+pub(super) struct Object {
+    pub(super) programs: Ebpf,
+    /// Whether some maps were pinned before, and others were not.
+    pub(super) completes: bool,
+}
+
 /// Loads maps and programs: with a directory, upon the maps pinned there, and
 /// pins there those that are not; without, upon maps of their own.
-pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Ebpf, Error> {
+pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Object, Error> {
     let log_level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", config, true);
@@ -26,7 +33,7 @@ pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Ebpf, Error
         pins::verify(directory)?;
         fresh = pins::missing(directory);
         for spec in pins::SPECS {
-            loader.map_pin_path(spec.name, directory.join(spec.name));
+            loader.map_pin_path(spec.name, spec.path(directory));
         }
     }
     let mut programs = loader
@@ -41,7 +48,11 @@ pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Ebpf, Error
         load_program(&mut programs, program.name())?;
     }
     load_program(&mut programs, guard::PROGRAM)?;
-    Ok(programs)
+    let completes = !fresh.is_empty() && fresh.len() < pins::SPECS.len();
+    Ok(Object {
+        programs,
+        completes,
+    })
 }
 
 /// What the programs log: as much as the daemon would show of it. What is off

@@ -69,7 +69,7 @@ impl Trial {
             fallback_ifindex: LOOPBACK,
             underlay_mtu: 1500,
         };
-        let programs = object::load(None, &config)?;
+        let programs = object::load(None, &config)?.programs;
         Ok(Self { programs })
     }
 
@@ -199,12 +199,7 @@ fn wire_up(maps: &mut Maps, vni: Vni) -> Result<(), Error> {
         vni: number,
         vtep: PEER.octets(),
     };
-    let peer = Peer {
-        flags: PEER_LEARN,
-        ifindex: LOOPBACK,
-        outer,
-    };
-    maps.peers.put(key, peer)
+    maps.peers.put(key, Peer::new(PEER_LEARN, LOOPBACK, outer))
 }
 
 /// A UDP datagram from one endpoint to another, in its Ethernet frame.

@@ -99,6 +99,8 @@ impl Hands<'_> {
             Op::CreateFallback => self.create_fallback().await?,
             Op::RaiseFallback { index } => self.raise_fallback(*index).await?,
             Op::Load(config) => self.datapath.load(*config).await?,
+            Op::TakeOver => self.datapath.take_over()?,
+            Op::Retire => self.datapath.retire()?,
             Op::ClearTraffic(slot) => self.datapath.maps()?.clear_traffic(*slot)?,
             Op::Put(entry) => put(&mut *self.datapath.maps()?, *entry)?,
             Op::Remove(key) => remove(&mut *self.datapath.maps()?, *key)?,
@@ -238,7 +240,7 @@ fn already(result: Result<(), netlink::Error>, errno: Errno) -> Result<(), netli
 
 fn is_change(op: &Op) -> bool {
     match op {
-        Op::Load(_) => false,
+        Op::Load(_) | Op::TakeOver | Op::Retire => false,
         Op::Attach { stands, .. } => *stands == Attached::No,
         _ => true,
     }

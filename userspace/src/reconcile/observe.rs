@@ -13,7 +13,7 @@ use vxplane_common::{abi::Config, types::MacAddr};
 
 use super::{Underlay, describe, tables::Tables};
 use crate::{
-    datapath::{self, Attached, Datapath, Device, Program, TcMode},
+    datapath::{self, Attached, Datapath, Device, Program, Takeover, TcMode},
     model::{Desired, Endpoint},
     netlink::{self, Filter, Link, LinkKind, Netlink, Netns, NetnsError},
     underlay::Surroundings,
@@ -133,6 +133,10 @@ pub struct Observed {
     pub tc: TcMode,
     /// The maps, once they are loaded.
     pub tables: Option<Tables>,
+    /// How far these maps have replaced those of an earlier version.
+    pub takeover: Takeover,
+    /// Whether the XDP guard is of an earlier load, or it is not known.
+    pub guard_outdated: bool,
 }
 
 /// Why the kernel's state could not be observed.

@@ -17,7 +17,7 @@ use super::{
     tables::{Tables, Wired},
 };
 use crate::{
-    datapath::{Attached, Device, Program, TcMode, guard},
+    datapath::{Attached, Device, Program, Takeover, TcMode, guard},
     model::{self, Desired},
     netlink::LinkChange,
 };
@@ -85,6 +85,10 @@ pub enum Op {
     },
     /// Load the programs with these constants.
     Load(Config),
+    /// Take over what only the kernel knows from the maps of an earlier version.
+    TakeOver,
+    /// Unpin the maps of an earlier version.
+    Retire,
     /// Count the traffic of a slot from 0.
     ClearTraffic(u32),
     /// Write a map entry.
@@ -204,7 +208,15 @@ pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
     let Some(held) = &observed.tables else {
         return plan;
     };
+    let before = plan.steps.len();
     plan_tables(wanted, observed, held, &wired, &mut plan);
+    if observed.takeover == Takeover::Filling {
+        if plan.steps.len() > before {
+            // Programs meet these maps when they are complete.
+            return plan;
+        }
+        plan.host(Op::TakeOver);
+    }
     let attachments = attachments(observed, &wired);
     for (owner, program, device) in &attachments {
         match (observed.unclear.get(&(*program, device.index)), owner) {
@@ -226,7 +238,20 @@ pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
         let device = device.clone();
         plan.host(Op::DetachFilter { device });
     }
+    plan_retire(observed, &mut plan);
     plan
+}
+
+/// Plans to let go of the maps before, once no program is left that uses them.
+fn plan_retire(observed: &Observed, plan: &mut Plan) {
+    let swaps = |step: &Step| matches!(step.op, Op::Load(_) | Op::Attach { .. });
+    let all_swapped = observed.config.is_some()
+        && !plan.steps.iter().any(swaps)
+        && observed.unclear.is_empty()
+        && !observed.guard_outdated;
+    if observed.takeover == Takeover::Swapping && all_swapped {
+        plan.host(Op::Retire);
+    }
 }
 
 /// Endpoints and veths by what is to become of them.

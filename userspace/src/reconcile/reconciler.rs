@@ -21,7 +21,7 @@ use super::{
     tables::flood_overflow,
 };
 use crate::{
-    datapath::{self, Datapath, Program, TcMode, guard::Guard},
+    datapath::{self, Datapath, Program, Takeover, TcMode, guard::Guard},
     model::Desired,
     netlink::{self, Link, Netlink},
     underlay::Surroundings,
@@ -226,6 +226,9 @@ impl Reconciler {
             pins: self.datapath.pinned_links()?,
             tc: self.tc,
             tables: observe::tables(&self.datapath)?,
+            takeover: self.datapath.takeover(),
+            guard_outdated: self.guard.as_ref().map(|placed| placed.config)
+                != self.datapath.config(),
             underlay,
         };
         let index = observed.underlay.as_ref().map(|underlay| underlay.ifindex);
@@ -262,6 +265,10 @@ impl Reconciler {
     /// Puts the guard in its place if anything has changed that it depends on.
     fn place_guard(&mut self, seen: &Seen, report: &mut Report) -> Option<DatapathStatus> {
         let config = self.datapath.config()?;
+        if self.datapath.takeover() == Takeover::Filling {
+            // Nobody is a peer in maps that are not complete.
+            return None;
+        }
         let status = |xdp: &'static str, xdp_reason: String| DatapathStatus {
             attach: match self.tc {
                 TcMode::Tcx => "tcx",

@@ -22,7 +22,7 @@ use super::{
     tables::Tables,
 };
 use crate::{
-    datapath::{Attached, Program, TcMode},
+    datapath::{Attached, Program, Takeover, TcMode},
     model::{Desired, Endpoint, NetnsRef, Network, Peer, PeerNetworks},
     netlink::LinkChange,
 };
@@ -77,12 +77,23 @@ impl Kernel {
                 }
             }
             Op::ClearTraffic(_) => {}
+            Op::TakeOver => {
+                assert_eq!(self.observed.takeover, Takeover::Filling);
+                self.observed.takeover = Takeover::Swapping;
+            }
+            Op::Retire => {
+                let outdated = |stands: &Attached| *stands == Attached::Outdated;
+                assert!(!self.observed.attached.values().any(outdated));
+                assert_eq!(self.observed.takeover, Takeover::Swapping);
+                self.observed.takeover = Takeover::Done;
+            }
             Op::Put(entry) => put(&mut self.held, *entry),
             Op::Remove(key) => remove(&mut self.held, *key),
             Op::Attach {
                 program, device, ..
             } => {
                 assert!(self.observed.config.is_some());
+                assert_ne!(self.observed.takeover, Takeover::Filling);
                 let at = (*program, device.index);
                 self.observed.attached.insert(at, Attached::Current);
                 if self.observed.tc == TcMode::Tcx {
@@ -413,6 +424,8 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
                 .collect(),
             tc,
             tables: None,
+            takeover: Takeover::Done,
+            guard_outdated: false,
         };
         Kernel {
             observed,
@@ -571,5 +584,33 @@ proptest! {
             }
         }
         prop_assert!(plan(&wanted, &kernel.look()).steps.is_empty());
+    }
+
+    #[test]
+    fn programs_meet_the_maps_of_another_layout_when_they_are_complete(
+        mut kernel in any_kernel(),
+        desired in any_desired(),
+    ) {
+        settle(&mut kernel, &desired);
+        let complete = kernel.held.clone();
+        if kernel.observed.config.take().is_some() {
+            for stands in kernel.observed.attached.values_mut() {
+                *stands = Attached::Outdated;
+            }
+            kernel.observed.takeover = Takeover::Filling;
+            kernel.held.peers.clear();
+            kernel.held.networks.clear();
+        }
+        let wanted = Wanted { desired: &desired, port: PORT };
+        for _ in 0..5 {
+            for step in &plan(&wanted, &kernel.look()).steps {
+                if step.op == Op::TakeOver {
+                    prop_assert_eq!(&kernel.held, &complete);
+                }
+                kernel.obey(step, &desired);
+            }
+        }
+        prop_assert!(plan(&wanted, &kernel.look()).steps.is_empty());
+        prop_assert_eq!(kernel.observed.takeover, Takeover::Done);
     }
 }

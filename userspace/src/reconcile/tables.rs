@@ -125,17 +125,15 @@ impl Tables {
                 vni: network.vni.get(),
                 vtep,
             };
-            let entry = Peer {
-                flags: PEER_LEARN,
-                // Without a route there is no better guess, and what comes in
-                // from the peer is good all the same.
-                ifindex: way.map_or(underlay.ifindex, |way| way.ifindex),
-                outer: if way.is_some_and(|way| way.on_link) {
-                    outer.on_link()
-                } else {
-                    outer
-                },
+            // Without a route there is no better guess, and what comes in from
+            // the peer is good all the same.
+            let ifindex = way.map_or(underlay.ifindex, |way| way.ifindex);
+            let outer = if way.is_some_and(|way| way.on_link) {
+                outer.on_link()
+            } else {
+                outer
             };
+            let entry = Peer::new(PEER_LEARN, ifindex, outer);
             self.peers.insert(key, entry);
             vteps.push(vtep);
         }
