@@ -1,8 +1,12 @@
 //! The eBPF object and the binaries.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     packages::{self, Purpose},
@@ -41,8 +45,13 @@ impl Profile {
 
 /// Builds the eBPF object and returns where it is.
 pub(crate) fn ebpf(workspace: &Workspace) -> Result<PathBuf> {
+    ebpf_with(workspace, &[])
+}
+
+fn ebpf_with(workspace: &Workspace, features: &[&str]) -> Result<PathBuf> {
     let toolchain = toolchain::ensure(workspace)?;
-    process::run(&mut ebpf_cargo(workspace, &toolchain, "build"))?;
+    let mut cargo = ebpf_cargo(workspace, &toolchain, "build");
+    process::run(cargo.args(features.iter().flat_map(|it| ["--features", it])))?;
     let object = workspace
         .target()
         .join("bpf")
@@ -92,6 +101,44 @@ pub(crate) fn ebpf_cargo(
         cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
     }
     cargo
+}
+
+/// What a later version may have changed, as features of the crates: the tests
+/// of upgrades need one to upgrade to.
+const NEXT: [&str; 2] = ["next-programs", "next-layout"];
+
+/// Builds `vxplane` as it may be in a later version, with assertions, and leaves
+/// it beside the usual one as `vxplane-<feature>`. What has the usual names is of
+/// such a version then: to be built anew, which cargo does within a moment.
+pub(crate) fn next(workspace: &Workspace) -> Result<()> {
+    packages::ensure(Purpose::Build)?;
+    for feature in NEXT {
+        let object = workspace.target().join("bpf").join(feature);
+        copy(&ebpf_with(workspace, &[feature])?, &object)?;
+        let mut cargo = workspace.cargo("build");
+        cargo
+            .args(["--package=vxplane", "--features", feature])
+            .env("VXPLANE_EBPF_OBJECT", &object);
+        process::run(&mut cargo)?;
+        let built = workspace.target().join(Profile::Debug.directory());
+        let name = format!("vxplane-{feature}");
+        copy(&built.join("vxplane"), &built.join(name))?;
+    }
+    Ok(())
+}
+
+/// Copies a file unless that was done before: a new date would have cargo build
+/// again what is made of it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    if fs::read(to).is_ok_and(|before| before == bytes) {
+        return Ok(());
+    }
+    // Not written over: it may be running.
+    let new = to.with_added_extension("new");
+    fs::copy(from, &new)
+        .and_then(|_| fs::rename(&new, to))
+        .with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
 /// Builds `vxplane` and returns where it is. The eBPF object must be there.

@@ -48,6 +48,8 @@ enum Task {
         #[arg(long)]
         debug: bool,
     },
+    /// Build what the tests of upgrades upgrade to.
+    BuildNext,
     /// Start the daemon on this host, built with everything it needs.
     Run {
         /// Flags of `vxplane daemon`.
@@ -87,6 +89,11 @@ fn run(task: Task) -> Result<()> {
         Task::Build { debug } => {
             build::ebpf(&workspace)?;
             build::daemon(&workspace, build::Profile::from_debug(debug)).map(drop)
+        }
+        Task::BuildNext => {
+            build::next(&workspace)?;
+            build::ebpf(&workspace)?;
+            build::daemon(&workspace, build::Profile::Debug).map(drop)
         }
         Task::Run { flags } => run::daemon(&workspace, &flags),
         Task::Demo => demo::run(&workspace),

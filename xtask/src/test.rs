@@ -183,6 +183,10 @@ fn prepare(workspace: &Workspace, parts: &[Part]) -> Result<()> {
     }
     // For what the host tests and tidy compile.
     packages::ensure(Purpose::Build)?;
+    if parts.contains(&Part::E2e) {
+        step("what the tests of upgrades upgrade to");
+        build::next(workspace)?;
+    }
     step("the eBPF object");
     build::ebpf(workspace).map(drop)
 }

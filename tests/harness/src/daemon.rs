@@ -48,6 +48,35 @@ pub fn vxplane_binary() -> Result<PathBuf> {
     })
 }
 
+/// A build of vxplane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// What is tested.
+    This,
+    /// A later one with other programs.
+    NextPrograms,
+    /// A later one with other programs and another layout of the maps.
+    NextLayout,
+}
+
+impl Version {
+    fn binary(self) -> Result<PathBuf> {
+        let this = vxplane_binary()?;
+        let name = match self {
+            Self::This => return Ok(this),
+            Self::NextPrograms => "vxplane-next-programs",
+            Self::NextLayout => "vxplane-next-layout",
+        };
+        let next = this.with_file_name(name);
+        ensure!(
+            next.is_file(),
+            "there is no {}: `cargo xtask build-next`",
+            next.display()
+        );
+        Ok(next)
+    }
+}
+
 /// What a daemon is started with, beyond its directories.
 #[derive(Clone, Debug)]
 pub struct DaemonOptions {
@@ -176,6 +205,17 @@ impl Launch {
     fn start(&self) -> Result<Running> {
         Running::start(&mut self.command(), &self.directory.join(LOG))
     }
+
+    fn refused(&self) -> Result<String> {
+        let done = finish_within(&mut self.command(), START_LIMIT)?;
+        ensure!(
+            done.status.code() == Some(1),
+            "the daemon ended by {}: {}",
+            done.status,
+            done.stderr
+        );
+        Ok(done.stderr)
+    }
 }
 
 impl Daemon {
@@ -188,15 +228,7 @@ impl Daemon {
     }
 
     pub(crate) fn refused(host: &Host, options: &DaemonOptions) -> Result<String> {
-        let launch = Launch::new(host, options)?;
-        let done = finish_within(&mut launch.command(), START_LIMIT)?;
-        ensure!(
-            done.status.code() == Some(1),
-            "the daemon ended by {}: {}",
-            done.status,
-            done.stderr
-        );
-        Ok(done.stderr)
+        Launch::new(host, options)?.refused()
     }
 
     /// Its socket.
@@ -235,6 +267,30 @@ impl Daemon {
         ensure!(self.process.ended()?.is_some(), "the daemon still runs");
         self.process = self.launch.start()?;
         self.wait_until_ready()
+    }
+
+    /// The same with another build of it.
+    pub fn start_again_as(&mut self, version: Version) -> Result<()> {
+        self.launch.binary = version.binary()?;
+        self.start_again()
+    }
+
+    /// Starts another build of it, without waiting until it answers.
+    pub fn begin_as(&mut self, version: Version) -> Result<()> {
+        ensure!(self.process.ended()?.is_some(), "the daemon still runs");
+        self.launch.binary = version.binary()?;
+        self.process = self.launch.start()?;
+        Ok(())
+    }
+
+    /// Starts another build of it, which is to end by itself with status 1, and
+    /// returns what it said.
+    pub fn refused_as(&mut self, version: Version) -> Result<String> {
+        ensure!(self.process.ended()?.is_some(), "the daemon still runs");
+        let before = std::mem::replace(&mut self.launch.binary, version.binary()?);
+        let said = self.launch.refused();
+        self.launch.binary = before;
+        said
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {

@@ -33,7 +33,7 @@ pub use crate::{
     capture::{Capture, Packet},
     checksum::internet_checksum,
     container::Container,
-    daemon::{Daemon, DaemonOptions, Endpoint, vxplane_binary},
+    daemon::{Daemon, DaemonOptions, Endpoint, Version, vxplane_binary},
     datagrams::{echo, udp_socket},
     foreign::KernelVxlan,
     host::Host,

@@ -15,4 +15,5 @@ mod surface;
 mod survival;
 mod underlay;
 mod unusual;
+mod upgrade;
 mod wire;

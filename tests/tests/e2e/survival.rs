@@ -16,12 +16,12 @@ use crate::site::{Member, Site, eventually, lab, sites};
 const STEADY: Duration = Duration::from_millis(500);
 
 /// Two hosts with traffic in both directions, and within one of them.
-struct Traffic {
+pub(crate) struct Traffic {
     pingers: Vec<(String, Pinger)>,
 }
 
 impl Traffic {
-    fn start(members: &[&Member]) -> Result<Self> {
+    pub(crate) fn start(members: &[&Member]) -> Result<Self> {
         let mut pingers = Vec::new();
         for from in members {
             for to in members.iter().filter(|to| to.ip() != from.ip()) {
@@ -34,7 +34,7 @@ impl Traffic {
     }
 
     /// An error if even one ping of any of them was lost or answered twice.
-    fn stop(self) -> Result<()> {
+    pub(crate) fn stop(self) -> Result<()> {
         thread::sleep(STEADY);
         let mut failed = Vec::new();
         for (what, pinger) in self.pingers {
@@ -49,7 +49,7 @@ impl Traffic {
     }
 }
 
-fn three(lab: &Lab, [a, b]: [&Site; 2]) -> Result<[Member; 3]> {
+pub(crate) fn three(lab: &Lab, [a, b]: [&Site; 2]) -> Result<[Member; 3]> {
     Ok([
         a.member(lab, "a1", 11)?,
         a.member(lab, "a2", 12)?,
