@@ -20,7 +20,10 @@ use crate::process;
 type Program = (&'static str, &'static [&'static str]);
 
 /// Makes code of the protocol that etcd speaks.
-const BUILD: &[Program] = &[(PROTOC, &["protobuf-compiler"])];
+const BUILD: &[Program] = &[
+    (PROTOC, &["protobuf-compiler"]),
+    (PROTO_TYPES, &["libprotobuf-dev"]),
+];
 
 /// What makes hosts of network namespaces.
 const NAMESPACES: &[Program] = &[
@@ -55,6 +58,10 @@ const PARTNERS: &[Program] = &[
 
 /// Containers hold nothing else, so it must need no libraries.
 const STATIC_BUSYBOX: &str = "busybox";
+
+/// Not a program: what the protocol includes, where Debian's `protoc` looks for
+/// it. Other builds of `protoc` bring their own.
+const PROTO_TYPES: &str = "/usr/include/google/protobuf/descriptor.proto";
 
 /// Cargo takes another one from the variable `PROTOC`.
 const PROTOC: &str = "protoc";
@@ -133,6 +140,11 @@ fn absent(programs: &[Program]) -> impl Iterator<Item = &Program> {
 fn is_there(program: &str) -> bool {
     if program == PROTOC && env::var_os("PROTOC").is_some() {
         return true;
+    }
+    if program == PROTO_TYPES {
+        let protoc = process::find_program(PROTOC);
+        let of_debian = protoc.is_none_or(|protoc| protoc.starts_with("/usr/bin"));
+        return Path::new(program).exists() || env::var_os("PROTOC").is_some() || !of_debian;
     }
     process::find_program(program).is_some_and(|file| program != STATIC_BUSYBOX || is_static(&file))
 }
