@@ -20,8 +20,8 @@ use crate::{
     mounts::{self, MountsError},
     privileges::{self, PrivilegeError},
     reconcile::{Reconciler, StartError},
-    settings::Settings,
-    store::{StoreError, embedded::Embedded},
+    settings::{Settings, StoreChoice},
+    store::{Store, StoreError, embedded::Embedded, etcd::Etcd},
     surfaces::{
         api::{self, Socket, SocketError},
         powerstrip,
@@ -121,7 +121,7 @@ impl Doors {
 async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Whatever can be refused is refused before anything is touched.
-    let store = Embedded::open(&settings.state_dir).await?;
+    let store = open_store(&settings).await?;
     let Doors { api: socket, hook } = doors;
     let hook = match hook {
         Some((address, socket)) => {
@@ -137,7 +137,7 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
         hook: settings.hook,
         patience: PATIENCE,
     };
-    let (control, controller) = Control::start(info, Box::new(store), Box::new(ThisHost));
+    let (control, controller) = Control::start(info, store, Box::new(ThisHost));
 
     let surfaces_stop = Stop::default();
     let controller_stop = Stop::default();
@@ -178,6 +178,16 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
     controller_stop.stop();
     finish("the reconcile loop", controller, &mut signals).await;
     outcome
+}
+
+async fn open_store(settings: &Settings) -> Result<Box<dyn Store>, StoreError> {
+    let directory = &settings.state_dir;
+    Ok(match &settings.store {
+        StoreChoice::Embedded => Box::new(Embedded::open(directory).await?),
+        StoreChoice::Etcd(options) => {
+            Box::new(Etcd::open(options.clone(), directory, &settings.node).await?)
+        }
+    })
 }
 
 /// Waits for the first reconcile, unless a signal comes first. A kernel that

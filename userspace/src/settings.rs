@@ -13,7 +13,10 @@ use std::{
 use clap::Args;
 use serde::Deserialize;
 
-use crate::reconcile::{AttachMode, Options, UnderlayChoice, XdpMode};
+use crate::{
+    reconcile::{AttachMode, Options, UnderlayChoice, XdpMode},
+    store::etcd::EtcdOptions,
+};
 
 /// Read if it exists and no other is named.
 const DEFAULT_CONFIG: &str = "/etc/vxplane/vxplane.toml";
@@ -30,6 +33,8 @@ const MAC_AGES: RangeInclusive<u64> = 5..=86_400;
 const DEFAULT_DOCKER: &str = "unix:///var/run/docker.sock";
 /// The longest device name, in bytes.
 const IFNAME_MAX: usize = 15;
+/// How long leases can be, in seconds.
+const LEASE: RangeInclusive<u64> = 2..=3600;
 /// The longest node name, in bytes (as a host's, RFC 1123).
 const NODE_MAX: usize = 253;
 
@@ -43,15 +48,33 @@ pub struct Layer {
     /// UDP port of VXLAN [default: 4789]
     #[arg(long, env = "VXPLANE_PORT", value_name = "PORT")]
     pub port: Option<u16>,
-    /// Where the embedded store is [default: /var/lib/vxplane]
+    /// Where this host's own state is [default: /var/lib/vxplane]
     #[arg(long, env = "VXPLANE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Where programs, links and maps are pinned [default: /sys/fs/bpf/vxplane]
     #[arg(long, env = "VXPLANE_BPFFS", value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// What keeps the state [default: embedded]
+    /// What keeps the state: embedded, or etcd://HOST:PORT[,HOST:PORT]…[/PREFIX] [default: embedded]
     #[arg(long, env = "VXPLANE_STORE", value_name = "STORE")]
     pub store: Option<String>,
+    /// Who signed the etcd servers' certificates (PEM); without it, no TLS
+    #[arg(long, env = "VXPLANE_ETCD_CA", value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// This host's certificate for etcd (PEM)
+    #[arg(long, env = "VXPLANE_ETCD_CERT", value_name = "FILE")]
+    pub etcd_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, env = "VXPLANE_ETCD_KEY", value_name = "FILE")]
+    pub etcd_key: Option<PathBuf>,
+    /// The etcd user
+    #[arg(long, env = "VXPLANE_ETCD_USER", value_name = "NAME")]
+    pub etcd_user: Option<String>,
+    /// The file with that user's password
+    #[arg(long, env = "VXPLANE_ETCD_PASSWORD_FILE", value_name = "FILE")]
+    pub etcd_password_file: Option<PathBuf>,
+    /// For how long a node that says nothing is alive, in seconds [default: 15]
+    #[arg(long, env = "VXPLANE_ETCD_LEASE", value_name = "SECONDS")]
+    pub etcd_lease: Option<u64>,
     /// This host's name [default: the hostname]
     #[arg(long, env = "VXPLANE_NODE", value_name = "NAME")]
     pub node: Option<String>,
@@ -87,12 +110,14 @@ pub struct Settings {
     pub underlay: UnderlayChoice,
     /// VXLAN UDP port.
     pub port: u16,
-    /// Where the embedded store is.
+    /// Where this host's own state is.
     pub state_dir: PathBuf,
     /// Where sockets are.
     pub run_dir: PathBuf,
     /// Where programs, links and maps are pinned.
     pub bpffs: PathBuf,
+    /// What keeps the state.
+    pub store: StoreChoice,
     /// This host's name.
     pub node: String,
     /// Where the hook endpoint listens, if it does.
@@ -105,6 +130,15 @@ pub struct Settings {
     pub mac_age: Duration,
     /// The Docker Engine's socket.
     pub docker: PathBuf,
+}
+
+/// What keeps the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// A file on this host, which is by itself.
+    Embedded,
+    /// Servers that hosts share.
+    Etcd(EtcdOptions),
 }
 
 /// Why the daemon cannot be set up as asked.
@@ -158,8 +192,16 @@ impl Settings {
         let text = |flag: Option<String>, file: Option<String>, default: &str| {
             flag.or(file).unwrap_or_else(|| default.to_owned())
         };
-        check_store(&text(flags.store, file.store, "embedded"))?;
+        let etcd = EtcdLayer {
+            ca: flags.etcd_ca.or(file.etcd_ca),
+            cert: flags.etcd_cert.or(file.etcd_cert),
+            key: flags.etcd_key.or(file.etcd_key),
+            user: flags.etcd_user.or(file.etcd_user),
+            password_file: flags.etcd_password_file.or(file.etcd_password_file),
+            lease: flags.etcd_lease.or(file.etcd_lease),
+        };
         Ok(Self {
+            store: parse_store(&text(flags.store, file.store, "embedded"), etcd)?,
             underlay: match flags.underlay.or(file.underlay) {
                 None => UnderlayChoice::DefaultRoute,
                 Some(given) => parse_underlay(given)?,
@@ -248,15 +290,74 @@ fn value(name: &'static str, value: &str, expected: &'static str) -> SettingsErr
     }
 }
 
-fn check_store(text: &str) -> Result<(), SettingsError> {
-    let expected = match text {
-        "embedded" => return Ok(()),
-        text if text.starts_with("etcd://") => {
-            "this version keeps its state in the embedded store only; leave --store out"
-        }
-        _ => "the one store is `embedded`",
+/// What was said of how to get on with etcd.
+#[derive(Debug)]
+struct EtcdLayer {
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    lease: Option<u64>,
+}
+
+fn parse_store(text: &str, etcd: EtcdLayer) -> Result<StoreChoice, SettingsError> {
+    if text == "embedded" {
+        return Ok(StoreChoice::Embedded);
+    }
+    let wrong = || {
+        let expected = "use `embedded`, or etcd://HOST:PORT[,HOST:PORT]… with /PREFIX behind it \
+                        if several clusters share one etcd";
+        value("--store", text, expected)
     };
-    Err(value("--store", text, expected))
+    let rest = text.strip_prefix("etcd://").ok_or_else(wrong)?;
+    let (servers, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let servers: Vec<String> = servers.split(',').map(str::to_owned).collect();
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
+    if !servers.iter().all(|server| is_host_and_port(server)) || prefix.contains(odd) {
+        return Err(wrong());
+    }
+    let mut options = EtcdOptions::new(servers);
+    let prefix = prefix.trim_matches('/');
+    if !prefix.is_empty() {
+        options.prefix = format!("/{prefix}");
+    }
+    if etcd.cert.is_some() != etcd.key.is_some() || etcd.cert.is_some() && etcd.ca.is_none() {
+        let expected = "--etcd-cert, --etcd-key and --etcd-ca go together";
+        return Err(value("--etcd-cert", "without the others", expected));
+    }
+    if etcd.user.is_some() != etcd.password_file.is_some() {
+        let expected = "--etcd-user and --etcd-password-file go together";
+        return Err(value("--etcd-user", "without the other", expected));
+    }
+    if let Some(seconds) = etcd.lease {
+        if !LEASE.contains(&seconds) {
+            return Err(value(
+                "--etcd-lease",
+                &seconds.to_string(),
+                "use 2 to 3600 (seconds)",
+            ));
+        }
+        options.lease = Duration::from_secs(seconds);
+    }
+    Ok(StoreChoice::Etcd(EtcdOptions {
+        ca: etcd.ca,
+        cert: etcd.cert,
+        key: etcd.key,
+        user: etcd.user,
+        password_file: etcd.password_file,
+        ..options
+    }))
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']'));
+    match text.rsplit_once(':') {
+        Some((host, port)) => {
+            !host.is_empty() && !host.contains(odd) && port.parse().is_ok_and(|port: u16| port > 0)
+        }
+        None => false,
+    }
 }
 
 fn parse_underlay(text: String) -> Result<UnderlayChoice, SettingsError> {
@@ -380,6 +481,62 @@ mod tests {
     }
 
     #[test]
+    fn etcd_is_named_by_its_servers() {
+        let layer = |store: &str| Layer {
+            store: Some(store.to_owned()),
+            etcd_lease: Some(5),
+            ..Layer::default()
+        };
+        let store = |text| Settings::merge(layer(text), Layer::default()).map(|it| it.store);
+        let StoreChoice::Etcd(options) =
+            store("etcd://a.example:2379,[2001:db8::1]:22379").unwrap()
+        else {
+            panic!("not etcd");
+        };
+        assert_eq!(options.servers, ["a.example:2379", "[2001:db8::1]:22379"]);
+        assert_eq!(options.prefix, "/vxplane");
+        assert_eq!(options.lease, Duration::from_secs(5));
+        let StoreChoice::Etcd(options) = store("etcd://a:2379/site/blue/").unwrap() else {
+            panic!("not etcd");
+        };
+        assert_eq!(options.prefix, "/site/blue");
+    }
+
+    #[test]
+    fn etcd_that_cannot_be_meant_is_refused() {
+        let text = |text: &str| Some(text.to_owned());
+        for layer in [
+            Layer {
+                store: text("etcd://127.0.0.1"),
+                ..Layer::default()
+            },
+            Layer {
+                store: text("etcd://a:2379,"),
+                ..Layer::default()
+            },
+            Layer {
+                store: text("etcd://a:2379"),
+                etcd_user: text("somebody"),
+                ..Layer::default()
+            },
+            Layer {
+                store: text("etcd://a:2379"),
+                etcd_cert: Some("cert.pem".into()),
+                etcd_key: Some("key.pem".into()),
+                ..Layer::default()
+            },
+            Layer {
+                store: text("etcd://a:2379"),
+                etcd_lease: Some(1),
+                ..Layer::default()
+            },
+        ] {
+            let merged = Settings::merge(layer.clone(), Layer::default());
+            assert!(merged.is_err(), "{layer:?}");
+        }
+    }
+
+    #[test]
     fn values_are_understood_or_refused() {
         let with = |layer: Layer| Settings::merge(layer, Layer::default());
         let text = |text: &str| Some(text.to_owned());
@@ -405,10 +562,6 @@ mod tests {
             },
             Layer {
                 port: Some(0),
-                ..Layer::default()
-            },
-            Layer {
-                store: text("etcd://127.0.0.1:2379"),
                 ..Layer::default()
             },
             Layer {

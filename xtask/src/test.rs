@@ -43,6 +43,8 @@ enum Part {
     Kernel,
     /// Hosts and daemons in network namespaces.
     E2e,
+    /// The shared store on real etcd servers.
+    Cluster,
     /// Real Docker Engines and the hook.
     Docker,
     /// Format, lints, licences, lengths, docs.
@@ -50,11 +52,12 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Host,
         Self::Datapath,
         Self::Kernel,
         Self::E2e,
+        Self::Cluster,
         Self::Docker,
         Self::Tidy,
     ];
@@ -65,6 +68,7 @@ impl Part {
             Self::Datapath => "datapath tests (BPF_PROG_TEST_RUN)",
             Self::Kernel => "reconciler tests (real kernel state)",
             Self::E2e => "end-to-end tests (network namespaces)",
+            Self::Cluster => "cluster tests (real etcd servers)",
             Self::Docker => "Docker tests (real engines)",
             Self::Tidy => "tidy",
         }
@@ -76,6 +80,7 @@ impl Part {
             Self::Datapath => Some("datapath"),
             Self::Kernel => Some("kernel"),
             Self::E2e => Some("e2e"),
+            Self::Cluster => Some("cluster"),
             Self::Docker => Some("docker"),
             Self::Host | Self::Tidy => None,
         }

@@ -14,6 +14,7 @@ mod checksum;
 mod container;
 mod daemon;
 mod datagrams;
+mod etcd;
 mod foreign;
 pub mod frame;
 mod host;
@@ -35,6 +36,7 @@ pub use crate::{
     container::Container,
     daemon::{Daemon, DaemonOptions, Endpoint, Version, vxplane_binary},
     datagrams::{echo, udp_socket},
+    etcd::{EtcdMember, EtcdTls},
     foreign::KernelVxlan,
     host::Host,
     iperf::{Iperf, IperfReport},

@@ -40,7 +40,7 @@ pub(super) fn assign(
 }
 
 /// Refuses addresses outside the network and those that mean something else.
-fn check_usable(network: &Network, ip: Ipv4Addr) -> Result<(), Invalid> {
+pub(super) fn check_usable(network: &Network, ip: Ipv4Addr) -> Result<(), Invalid> {
     let subnet = network.subnet;
     let name = || network.name.clone();
     if !subnet.contains(ip) {

@@ -50,6 +50,7 @@ mod host;
 mod ipam;
 mod plan;
 mod spec;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
 pub(crate) mod turns;

@@ -21,6 +21,10 @@ impl Embedded {
     /// Opens the store in `directory`, making it if need be.
     pub async fn open(directory: &Path) -> Result<Self, StoreError> {
         let file = StateFile::open(directory)?;
+        if file.is_in_cluster().await? {
+            let path = directory.to_owned();
+            return Err(StoreError::InCluster { path });
+        }
         let pictures = Pictures::new(file.load().await?);
         let committing = Mutex::default();
         Ok(Self {

@@ -1,6 +1,7 @@
 //! The state file: one redb database, JSON values, one transaction a change set.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -19,7 +20,10 @@ use tokio::task::spawn_blocking;
 use super::{Change, Contents, StoreError};
 
 /// Grows whenever older programs would misread what newer ones write.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
+/// The version of a directory that never belonged to a cluster: as it was before
+/// there were any.
+const SCHEMA_ALONE: u64 = 1;
 
 type Json = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -29,6 +33,33 @@ const NETWORKS: Json = TableDefinition::new("networks");
 const ENDPOINTS: Json = TableDefinition::new("endpoints");
 const PEERS: Json = TableDefinition::new("peers");
 const HINTS: Json = TableDefinition::new("hints");
+/// Of a cluster's objects, those that are kept for when the cluster is away.
+const OBJECTS: Json = TableDefinition::new("objects");
+/// IDs of endpoints that may or may not be known to the cluster.
+const UNSETTLED: TableDefinition<'static, &'static str, ()> = TableDefinition::new("unsettled");
+/// `instance`, and `cluster`: the one that the directory belongs to.
+const IDENTITY: TableDefinition<'static, &'static str, &'static str> =
+    TableDefinition::new("identity");
+
+/// What a host in a cluster notes besides its own endpoints.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Endpoints that may or may not be known to the cluster, by ID.
+    pub(super) unsettled: BTreeSet<String>,
+    /// The cluster's objects when they were seen last, by key.
+    pub(super) objects: Vec<(String, Vec<u8>)>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(super) enum Note {
+    /// A change of this endpoint is about to be made.
+    Unsettled(String),
+    /// It was made, or never will be.
+    Settled(String),
+    /// An object as it is now, or that it is gone.
+    Object(String, Option<Vec<u8>>),
+}
 
 /// The state of one host, in a directory of its own.
 #[derive(Debug)]
@@ -83,7 +114,36 @@ impl StateFile {
 
     /// Makes all of `changes` durable, or none of them.
     pub async fn commit(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        self.blocking(move |opened| opened.commit(&changes)).await
+        self.commit_noted(changes, Vec::new()).await
+    }
+
+    /// Makes all of `changes` and `notes` durable, or none of them.
+    pub(super) async fn commit_noted(
+        &self,
+        changes: Vec<Change>,
+        notes: Vec<Note>,
+    ) -> Result<(), StoreError> {
+        self.blocking(move |opened| opened.commit(&changes, &notes))
+            .await
+    }
+
+    /// What is known of a cluster that this directory belongs to.
+    pub(super) async fn notes(&self) -> Result<Notes, StoreError> {
+        self.blocking(Opened::notes).await
+    }
+
+    /// Has the directory belong to a cluster; returns this host's instance ID in
+    /// it. Refuses a directory with networks, endpoints or peers of a host by
+    /// itself, unless they are `migrated`.
+    pub(super) async fn join_cluster(&self, migrated: bool) -> Result<String, StoreError> {
+        self.blocking(move |opened| opened.join_cluster(migrated))
+            .await
+    }
+
+    /// Whether the directory belongs to a cluster.
+    pub(super) async fn is_in_cluster(&self) -> Result<bool, StoreError> {
+        self.blocking(|opened| Ok(opened.identity("cluster")?.is_some()))
+            .await
     }
 
     /// Runs `work` where blocking is allowed.
@@ -144,7 +204,82 @@ impl Opened {
         Ok(())
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+    fn notes(&self) -> Result<Notes, StoreError> {
+        let read = self
+            .database
+            .begin_read()
+            .map_err(|error| self.failed(error))?;
+        let mut notes = Notes::default();
+        let rows = read.open_table(UNSETTLED);
+        let rows = rows.map_err(|error| self.failed(error))?;
+        for row in rows.iter().map_err(|error| self.failed(error))? {
+            let (id, ()) = row
+                .map(|(id, nothing)| (id.value().to_owned(), nothing.value()))
+                .map_err(|error| self.failed(error))?;
+            notes.unsettled.insert(id);
+        }
+        let rows = read.open_table(OBJECTS);
+        let rows = rows.map_err(|error| self.failed(error))?;
+        for row in rows.iter().map_err(|error| self.failed(error))? {
+            let (key, value) = row.map_err(|error| self.failed(error))?;
+            let object = (key.value().to_owned(), value.value().to_vec());
+            notes.objects.push(object);
+        }
+        Ok(notes)
+    }
+
+    fn identity(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let read = self
+            .database
+            .begin_read()
+            .map_err(|error| self.failed(error))?;
+        let rows = read.open_table(IDENTITY);
+        let rows = rows.map_err(|error| self.failed(error))?;
+        let value = rows.get(name).map_err(|error| self.failed(error))?;
+        Ok(value.map(|value| value.value().to_owned()))
+    }
+
+    fn join_cluster(&self, migrated: bool) -> Result<String, StoreError> {
+        let instance = self.identity("instance")?;
+        if self.identity("cluster")?.is_some()
+            && let Some(instance) = instance
+        {
+            return Ok(instance);
+        }
+        let desired = self.load()?.desired;
+        let empty = desired.networks.is_empty() && desired.peers.is_empty();
+        if !migrated && !empty {
+            let path = self.path.clone();
+            return Err(StoreError::Unmigrated { path });
+        }
+        let instance = match instance {
+            Some(instance) => instance,
+            None => random_id().map_err(|source| StoreError::Directory {
+                path: "/dev/urandom".into(),
+                source,
+            })?,
+        };
+        let write = self
+            .database
+            .begin_write()
+            .map_err(|error| self.failed(error))?;
+        {
+            let rows = write.open_table(IDENTITY);
+            let mut rows = rows.map_err(|error| self.failed(error))?;
+            for (name, value) in [("cluster", "etcd"), ("instance", &instance)] {
+                rows.insert(name, value)
+                    .map_err(|error| self.failed(error))?;
+            }
+            let meta = write.open_table(META);
+            meta.map_err(|error| self.failed(error))?
+                .insert("version", SCHEMA)
+                .map_err(|error| self.failed(error))?;
+        }
+        write.commit().map_err(|error| self.failed(error))?;
+        Ok(instance)
+    }
+
+    fn commit(&self, changes: &[Change], notes: &[Note]) -> Result<(), StoreError> {
         let write = self
             .database
             .begin_write()
@@ -152,7 +287,30 @@ impl Opened {
         for change in changes {
             self.write(&write, change)?;
         }
+        for note in notes {
+            self.write_note(&write, note)?;
+        }
         write.commit().map_err(|error| self.failed(error))
+    }
+
+    fn write_note(&self, write: &WriteTransaction, note: &Note) -> Result<(), StoreError> {
+        if let Note::Object(key, value) = note {
+            let rows = write.open_table(OBJECTS);
+            let mut rows = rows.map_err(|error| self.failed(error))?;
+            let done = match value {
+                Some(value) => rows.insert(key.as_str(), value.as_slice()).map(drop),
+                None => rows.remove(key.as_str()).map(drop),
+            };
+            return done.map_err(|error| self.failed(error));
+        }
+        let rows = write.open_table(UNSETTLED);
+        let mut rows = rows.map_err(|error| self.failed(error))?;
+        let done = match note {
+            Note::Unsettled(id) => rows.insert(id.as_str(), ()).map(drop),
+            Note::Settled(id) => rows.remove(id.as_str()).map(drop),
+            Note::Object(..) => Ok(()),
+        };
+        done.map_err(|error| self.failed(error))
     }
 
     fn write(&self, write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
@@ -301,9 +459,9 @@ fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
         let found = meta.get("version").map_err(|error| failed(error.into()))?;
         let found = found.map(|version| version.value());
         match found {
-            Some(SCHEMA) => {}
+            Some(SCHEMA_ALONE | SCHEMA) => {}
             None => {
-                meta.insert("version", SCHEMA)
+                meta.insert("version", SCHEMA_ALONE)
                     .map_err(|error| failed(error.into()))?;
             }
             Some(found) => {
@@ -315,12 +473,25 @@ fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
             }
         }
     }
-    for table in [NETWORKS, ENDPOINTS, PEERS, HINTS] {
+    for table in [NETWORKS, ENDPOINTS, PEERS, HINTS, OBJECTS] {
         write
             .open_table(table)
             .map_err(|error| failed(error.into()))?;
     }
+    write
+        .open_table(UNSETTLED)
+        .map_err(|error| failed(error.into()))?;
+    write
+        .open_table(IDENTITY)
+        .map_err(|error| failed(error.into()))?;
     write.commit().map_err(|error| failed(error.into()))
+}
+
+/// 128 random bits in hex.
+fn random_id() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 fn failed(path: &Path, error: impl Into<redb::Error>) -> StoreError {
@@ -454,8 +625,8 @@ mod tests {
             matches!(
                 error,
                 StoreError::Newer {
-                    found: 2,
-                    known: 1,
+                    found: 3,
+                    known: 2,
                     ..
                 }
             ),
@@ -518,7 +689,7 @@ mod tests {
             let directory = directory();
             let path = directory.path().join("vxplane.redb");
             let store = StateFile::open(directory.path()).unwrap();
-            store.opened.commit(&everything()).unwrap();
+            store.opened.commit(&everything(), &[]).unwrap();
             drop(store);
             let mut content = fs::read(&path).unwrap();
             let start = at % content.len();

@@ -14,6 +14,7 @@ pub use self::picture::{Picture, Pictures};
 use crate::model::{Desired, Endpoint, Network, Node, Peer};
 
 pub mod embedded;
+pub mod etcd;
 pub mod file;
 mod picture;
 
@@ -245,6 +246,66 @@ pub enum StoreError {
         /// Its servers.
         store: String,
         /// What happened instead of an answer.
+        reason: String,
+    },
+    /// A store shared with others took the question and said no.
+    #[error("{store} refused: {reason}; nothing was changed")]
+    Refused {
+        /// Its servers.
+        store: String,
+        /// What it said, and what to do.
+        reason: String,
+    },
+    /// A store shared with others holds something else where a change was to be
+    /// made.
+    #[error(
+        "what is stored at {0} is not what vxplane writes, so nothing was changed; `vxplane          status` says what is wrong with it: correct or remove it there"
+    )]
+    Unusable(String),
+    /// What a later version shares with others.
+    #[error(
+        "{store} has schema version {found}, and this vxplane knows {known}; install the version          that the other nodes run"
+    )]
+    NewerShared {
+        /// Its servers.
+        store: String,
+        /// The version there, as it stands there.
+        found: String,
+        /// The latest known here.
+        known: u64,
+    },
+    /// Another host, or another installation on this one, has the node's name.
+    #[error(
+        "another host has the name {node} ({holder}); name this one with --node, or stop that one"
+    )]
+    NameTaken {
+        /// The name.
+        node: String,
+        /// What is known of it.
+        holder: String,
+    },
+    /// A directory of a host by itself, for a cluster.
+    #[error(
+        "{path} has networks, endpoints or peers that the cluster does not know; publish them          with `vxplane migrate --to etcd://…`, or start anew with another --state-dir"
+    )]
+    Unmigrated {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A cluster's directory, for a host by itself.
+    #[error(
+        "the state directory {path} belongs to a cluster; start with --store etcd://…, or anew          with another --state-dir"
+    )]
+    InCluster {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file with a certificate, key or password is of no use.
+    #[error("{path} cannot be used: {reason}")]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
         reason: String,
     },
     /// A value could not be written as JSON.

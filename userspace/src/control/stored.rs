@@ -1,0 +1,143 @@
+//! What another host stored must hold as much as what a user asks for here.
+
+use ipnetwork::Ipv4Network;
+
+use super::{
+    error::Invalid,
+    spec::{AttachSpec, EndpointChange, NetnsSource, NetworkSpec, check_gateway, check_peer},
+};
+use crate::model::{EndpointRecord, Network, Peer, PeerNetworks};
+
+/// Refuses a network that no user could have made.
+pub(crate) fn check_network(network: &Network) -> Result<(), Invalid> {
+    let Network {
+        name,
+        vni,
+        subnet,
+        gateway,
+        mtu,
+        internal,
+    } = network;
+    if subnet.ip() != subnet.network() {
+        let meant = Ipv4Network::new(subnet.network(), subnet.prefix()).unwrap_or(*subnet);
+        let given = *subnet;
+        return Err(Invalid::HostBits { given, meant });
+    }
+    let spec = NetworkSpec {
+        name: name.clone(),
+        vni: Some(*vni),
+        subnet: Some(*subnet),
+        gateway: Some(*gateway),
+        mtu: *mtu,
+        internal: *internal,
+    };
+    spec.check()?;
+    check_gateway(*gateway, *subnet)
+}
+
+/// Refuses an endpoint that no user could have made, whatever its network.
+pub(crate) fn check_endpoint(record: &EndpointRecord) -> Result<(), Invalid> {
+    let spec = AttachSpec {
+        container_id: Some(record.container_id.clone()),
+        ifname: Some(record.ifname.clone()),
+        mac: Some(record.mac),
+        ..AttachSpec::new(record.network.as_str(), NetnsSource::Pid(0))
+    };
+    spec.check()?;
+    let change = EndpointChange {
+        container_id: None,
+        name: record.name.clone(),
+        namespace: Some(record.namespace.clone()),
+        labels: Some(record.labels.clone()),
+    };
+    change.check()
+}
+
+/// Refuses an endpoint that `network` has no place for.
+pub(crate) fn check_place(record: &EndpointRecord, network: &Network) -> Result<(), Invalid> {
+    super::ipam::check_usable(network, record.ip)
+}
+
+/// Refuses a peer that no user could have made.
+pub(crate) fn check_stored_peer(peer: &Peer) -> Result<(), Invalid> {
+    check_peer(peer.ip, None)?;
+    match &peer.networks {
+        PeerNetworks::Only(names) if names.is_empty() => Err(Invalid::NoNetworks),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use vxplane_common::types::{MacAddr, Vni};
+
+    use super::*;
+
+    fn network() -> Network {
+        Network {
+            name: "blue".to_owned(),
+            vni: Vni::new(7).unwrap(),
+            subnet: "10.50.0.0/24".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 50, 0, 1),
+            mtu: None,
+            internal: false,
+        }
+    }
+
+    fn endpoint() -> EndpointRecord {
+        EndpointRecord {
+            id: "0123456789ab".to_owned(),
+            container_id: "c1".to_owned(),
+            name: None,
+            ifname: "eth0".to_owned(),
+            network: "blue".to_owned(),
+            node: "n1".to_owned(),
+            ip: Ipv4Addr::new(10, 50, 0, 2),
+            mac: MacAddr::from_ipv4([10, 50, 0, 2]),
+            namespace: "default".to_owned(),
+            labels: [("app".to_owned(), "shop".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn what_users_can_make_is_accepted() {
+        assert_eq!(check_network(&network()), Ok(()));
+        assert_eq!(check_endpoint(&endpoint()), Ok(()));
+        assert_eq!(check_place(&endpoint(), &network()), Ok(()));
+    }
+
+    #[test]
+    fn what_they_cannot_make_is_not() {
+        let networks: [fn(&mut Network); 5] = [
+            |it| it.name = "a/b".to_owned(),
+            |it| it.subnet = "10.50.0.7/24".parse().unwrap(),
+            |it| it.subnet = "127.0.0.0/24".parse().unwrap(),
+            |it| it.gateway = Ipv4Addr::new(10, 50, 0, 255),
+            |it| it.mtu = Some(1),
+        ];
+        for spoil in networks {
+            let mut network = network();
+            spoil(&mut network);
+            assert!(check_network(&network).is_err(), "{network:?}");
+        }
+        let endpoints: [fn(&mut EndpointRecord); 5] = [
+            |it| it.ifname = "../x".to_owned(),
+            |it| it.mac = MacAddr([1, 0, 0, 0, 0, 0]),
+            |it| it.container_id = String::new(),
+            |it| it.namespace = " ".to_owned(),
+            |it| it.labels = [(String::new(), String::new())].into(),
+        ];
+        for spoil in endpoints {
+            let mut endpoint = endpoint();
+            spoil(&mut endpoint);
+            assert!(check_endpoint(&endpoint).is_err(), "{endpoint:?}");
+        }
+        for last in [0, 1, 255] {
+            let mut endpoint = endpoint();
+            endpoint.ip = Ipv4Addr::new(10, 50, 0, last);
+            assert!(check_place(&endpoint, &network()).is_err(), "{last}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! One change, from the plan to the picture that has it.
+//!
+//! What this host must remember of an endpoint is written before the transaction,
+//! as unsettled: if the daemon dies in between, etcd is believed. Whatever is
+//! remembered as settled and is not in etcd was lost there, and is published
+//! again.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::{
+    Inner, ObjectKey, Seen,
+    client::{Conflict, Connection, Fault, Outcome},
+    guard::{Guard, Guarded},
+};
+use crate::{
+    model::{Endpoint, Network},
+    store::{Change, CommitError, Picture, StoreError, file::Note},
+};
+
+/// How long to wait for the watch to bring what etcd is known to have.
+const ARRIVAL: Duration = Duration::from_secs(10);
+/// How long to wait for a server after one was lost.
+const RECONNECT: Duration = Duration::from_secs(10);
+
+/// What this host remembers, to be put back if nothing comes of a change.
+#[derive(Debug, Default)]
+struct Before(Vec<(String, Option<Endpoint>)>);
+
+impl Inner {
+    /// As [`super::Store::commit`].
+    pub(super) async fn commit(
+        &self,
+        planned_on: &Picture,
+        changes: Vec<Change>,
+    ) -> Result<u64, CommitError> {
+        let _one_at_a_time = self.committing.lock().await;
+        let guarded = {
+            let state = self.state();
+            if !changes.is_empty() && self.pictures.latest().number != planned_on.number {
+                return Err(CommitError::Outdated);
+            }
+            Guard::new(&self.keys, &state.mirror, &self.node).all(&changes)?
+        };
+        if guarded.steps.is_empty() {
+            return Ok(self.settle(changes).await?);
+        }
+        let connection = self.link.borrow().connection().cloned();
+        let Some(connection) = connection else {
+            return Err(self.unavailable().into());
+        };
+        let before = self.remember(&changes).await?;
+        match self.transact(&connection, &guarded).await {
+            Ok(()) => Ok(self.settle(changes).await?),
+            // Unsettled as they are: a new plan or etcd tells what is right.
+            Err(CommitError::Store(error @ StoreError::Unknown { .. })) => Err(error.into()),
+            Err(error) => {
+                self.put_back(before).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Has etcd do `guarded`, and waits until the mirror has what came of it.
+    pub(super) async fn transact(
+        &self,
+        connection: &Connection,
+        guarded: &Guarded,
+    ) -> Result<(), CommitError> {
+        let epoch = self.seen.borrow().epoch;
+        match connection.transact(guarded, 0).await {
+            Ok(Outcome::Done(revision)) => {
+                if self.arrives(epoch, |seen| seen.revision >= revision).await {
+                    return Ok(());
+                }
+                self.doubted.notify_one();
+                Err(self.unknown("the watch did not bring it").into())
+            }
+            Ok(Outcome::Conflict(conflict)) => {
+                let known = self.arrives(epoch, |seen| self.knows(seen, &conflict));
+                if !known.await {
+                    self.doubted.notify_one();
+                }
+                Err(CommitError::Outdated)
+            }
+            Err(Fault::Lost(reason)) => {
+                self.doubted.notify_one();
+                if self.reads_anew(epoch).await {
+                    return Err(CommitError::Outdated);
+                }
+                Err(self.unknown(&reason).into())
+            }
+            Err(fault) => Err(self.refused(&fault).into()),
+        }
+    }
+
+    /// Waits until the mirror is as far as told, or was read anew meanwhile.
+    async fn arrives(&self, epoch: u64, far_enough: impl Fn(&Seen) -> bool) -> bool {
+        let mut seen = self.seen.subscribe();
+        let arrived = seen.wait_for(|seen| seen.epoch != epoch || far_enough(seen));
+        let arrived = timeout(ARRIVAL, arrived).await;
+        matches!(arrived, Ok(Ok(_)))
+    }
+
+    /// Waits until the mirror was read anew.
+    async fn reads_anew(&self, epoch: u64) -> bool {
+        let mut seen = self.seen.subscribe();
+        let anew = seen.wait_for(|seen| seen.epoch != epoch);
+        matches!(timeout(RECONNECT, anew).await, Ok(Ok(_)))
+    }
+
+    /// Whether the mirror has what a transaction stumbled over.
+    fn knows(&self, seen: &Seen, conflict: &Conflict) -> bool {
+        let state = self.state();
+        let old = |(key, version): &(String, i64)| {
+            let part = self.keys.object_part(key.as_bytes());
+            let text = part.and_then(|part| std::str::from_utf8(part).ok());
+            let object = text.and_then(ObjectKey::parse);
+            object.is_some_and(|object| state.mirror.version(&object) == Some(*version))
+        };
+        seen.revision >= conflict.revision && !conflict.not.iter().any(old)
+    }
+
+    fn unknown(&self, reason: &str) -> StoreError {
+        StoreError::Unknown {
+            store: self.options.describe(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn refused(&self, fault: &Fault) -> StoreError {
+        StoreError::Refused {
+            store: self.options.describe(),
+            reason: fault.to_string(),
+        }
+    }
+
+    /// Remembers what this host must know of endpoints that are about to change.
+    async fn remember(&self, changes: &[Change]) -> Result<Before, StoreError> {
+        let mut before = Before::default();
+        let (mut local, mut notes) = (Vec::new(), Vec::new());
+        {
+            let mut state = self.state();
+            for change in changes {
+                match change {
+                    Change::PutEndpoint(endpoint) => {
+                        let id = endpoint.id.clone();
+                        let network = self.network_of(endpoint, changes);
+                        let had = state.endpoints.insert(id.clone(), (**endpoint).clone());
+                        before.0.push((id.clone(), had));
+                        if let Some(network) = network {
+                            local.push(Change::PutNetwork(network.clone()));
+                            state.networks.insert(network.name.clone(), network);
+                        }
+                        local.push(change.clone());
+                        state.unsettled.insert(id.clone());
+                        notes.push(Note::Unsettled(id));
+                    }
+                    Change::RemoveEndpoint(id) => {
+                        before
+                            .0
+                            .push((id.clone(), state.endpoints.get(id).cloned()));
+                        state.unsettled.insert(id.clone());
+                        notes.push(Note::Unsettled(id.clone()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Err(error) = self.save(local, notes).await {
+            self.put_back_in_memory(before);
+            return Err(error);
+        }
+        Ok(before)
+    }
+
+    /// The network of an endpoint, as it is or is about to be.
+    fn network_of(&self, endpoint: &Endpoint, changes: &[Change]) -> Option<Network> {
+        let new = changes.iter().find_map(|change| match change {
+            Change::PutNetwork(network) if network.name == endpoint.network => Some(network),
+            _ => None,
+        });
+        let latest = self.pictures.latest();
+        let networks = &latest.contents.desired.networks;
+        new.or_else(|| networks.get(&endpoint.network)).cloned()
+    }
+
+    /// Remembers what came of changes, and shows it.
+    async fn settle(&self, changes: Vec<Change>) -> Result<u64, StoreError> {
+        let (mut local, mut notes) = (Vec::new(), Vec::new());
+        {
+            let mut state = self.state();
+            for change in &changes {
+                match change {
+                    Change::PutEndpoint(endpoint) => {
+                        let id = endpoint.id.clone();
+                        state.endpoints.insert(id.clone(), (**endpoint).clone());
+                        state.unsettled.remove(&id);
+                        notes.push(Note::Settled(id));
+                        local.push(change.clone());
+                    }
+                    Change::RemoveEndpoint(id) => {
+                        state.endpoints.remove(id);
+                        state.unsettled.remove(id);
+                        notes.push(Note::Settled(id.clone()));
+                        local.push(change.clone());
+                    }
+                    Change::PutHint(_) | Change::RemoveHint(_) => local.push(change.clone()),
+                    _ => {}
+                }
+            }
+            let unused = state.drop_unused_networks();
+            local.extend(unused.into_iter().map(Change::RemoveNetwork));
+        }
+        if !local.is_empty() {
+            self.save(local, notes).await?;
+        }
+        let state = self.state();
+        Ok(self.pictures.publish(|contents| {
+            for change in changes {
+                if matches!(change, Change::PutHint(_) | Change::RemoveHint(_)) {
+                    contents.apply(change);
+                }
+            }
+            state.compose(contents);
+        }))
+    }
+
+    /// Forgets what was remembered for changes that were not made.
+    async fn put_back(&self, before: Before) -> Result<(), StoreError> {
+        let mut notes = Vec::new();
+        let mut local = Vec::new();
+        for (id, had) in &before.0 {
+            notes.push(Note::Settled(id.clone()));
+            local.push(match had {
+                Some(endpoint) => Change::PutEndpoint(Box::new(endpoint.clone())),
+                None => Change::RemoveEndpoint(id.clone()),
+            });
+        }
+        local.extend(self.put_back_in_memory(before));
+        if local.is_empty() {
+            return Ok(());
+        }
+        self.save(local, notes).await
+    }
+
+    fn put_back_in_memory(&self, before: Before) -> Vec<Change> {
+        let mut state = self.state();
+        for (id, had) in before.0 {
+            state.unsettled.remove(&id);
+            match had {
+                Some(endpoint) => drop(state.endpoints.insert(id, endpoint)),
+                None => drop(state.endpoints.remove(&id)),
+            }
+        }
+        let unused = state.drop_unused_networks();
+        self.show(&state);
+        unused.into_iter().map(Change::RemoveNetwork).collect()
+    }
+
+    pub(super) async fn save(
+        &self,
+        local: Vec<Change>,
+        notes: Vec<Note>,
+    ) -> Result<(), StoreError> {
+        let saved = self.file.commit_noted(local, notes).await;
+        if let Err(error) = &saved {
+            warn!("{error}");
+        }
+        saved
+    }
+}

@@ -1,0 +1,411 @@
+//! What etcd holds, and which of it is believed. Pure.
+//!
+//! An object that does not hold up by itself (see [`super::records`]) or that
+//! contradicts an older one is kept out of the view, and said to be wrong until
+//! it is changed, removed, or what it contradicts is gone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use imbl::OrdMap;
+use vxplane_common::types::MacAddr;
+
+use super::{
+    keys::ObjectKey,
+    records::{Record, decode},
+};
+use crate::{
+    control::stored::check_place,
+    model::{Cluster, EndpointRecord, Network, Node, Peer},
+};
+
+/// Unusable objects that are remembered by key; more are only counted.
+const UNUSABLE_MAX: usize = 1000;
+
+/// A key and its value, or that it is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Update {
+    /// The key behind `objects/`.
+    pub(super) key: Vec<u8>,
+    /// `None` if it is gone.
+    pub(super) value: Option<Stored>,
+}
+
+/// A value and when it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// The value itself.
+    pub(super) value: Vec<u8>,
+    /// The revision that made the key.
+    pub(super) created: i64,
+    /// The revision that wrote the value.
+    pub(super) modified: i64,
+}
+
+/// What is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct View {
+    /// By name.
+    pub(super) networks: BTreeMap<String, Network>,
+    /// By address.
+    pub(super) peers: BTreeMap<Ipv4Addr, Peer>,
+    /// The endpoints of this node, by ID.
+    pub(super) own: BTreeMap<String, Arc<EndpointRecord>>,
+    /// The nodes, and the endpoints of all other nodes.
+    pub(super) cluster: Cluster,
+}
+
+#[derive(Clone, Debug)]
+struct Held<T> {
+    value: T,
+    created: i64,
+    modified: i64,
+}
+
+/// All objects.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    /// This node's name.
+    node: String,
+    /// Everything up to here is in it.
+    revision: i64,
+    networks: BTreeMap<String, Held<Network>>,
+    endpoints: HashMap<String, Held<Arc<EndpointRecord>>>,
+    peers: BTreeMap<Ipv4Addr, i64>,
+    nodes: BTreeMap<String, i64>,
+    view: View,
+    ips: HashMap<(String, Ipv4Addr), String>,
+    macs: HashMap<(String, MacAddr), String>,
+    /// Objects that hold up by themselves but not with the others, and why.
+    contested: BTreeMap<ObjectKey, String>,
+    /// Objects that mean nothing, by their key as text, and why.
+    unusable: BTreeMap<String, String>,
+    uncounted: usize,
+}
+
+impl Mirror {
+    /// An empty one.
+    pub(super) fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// What is believed.
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Everything that happened up to this revision is in it.
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The revision that wrote the object; 0 if there is none, `None` if it is
+    /// one that cannot be told, because it is not believed.
+    pub(super) fn version(&self, key: &ObjectKey) -> Option<i64> {
+        if self.contested.contains_key(key) || self.unusable.contains_key(&key.to_string()) {
+            return None;
+        }
+        let version = match key {
+            ObjectKey::Network(name) => self.networks.get(name).map(|held| held.modified),
+            ObjectKey::Endpoint(id) => self.endpoints.get(id).map(|held| held.modified),
+            ObjectKey::Peer(ip) => self.peers.get(ip).copied(),
+            ObjectKey::Node(name) => self.nodes.get(name).copied(),
+        };
+        Some(version.unwrap_or(0))
+    }
+
+    /// What is wrong with which object, and how many more there are.
+    pub(super) fn problems(&self) -> (impl Iterator<Item = (String, &str)>, usize) {
+        let contested = self.contested.iter();
+        let contested = contested.map(|(key, reason)| (key.to_string(), reason.as_str()));
+        let unusable = self.unusable.iter();
+        let unusable = unusable.map(|(key, reason)| (key.clone(), reason.as_str()));
+        (contested.chain(unusable), self.uncounted)
+    }
+
+    /// Forgets everything and holds what was found at `revision`.
+    pub(super) fn replace(&mut self, revision: i64, found: impl IntoIterator<Item = Update>) {
+        *self = Self::new(&self.node);
+        self.take(found);
+        self.revision = revision;
+        self.judge_all();
+    }
+
+    /// Follows what happened up to `revision`.
+    pub(super) fn follow(&mut self, revision: i64, updates: impl IntoIterator<Item = Update>) {
+        let (networks, endpoints) = self.take(updates);
+        self.revision = self.revision.max(revision);
+        if networks {
+            self.judge_all();
+            return;
+        }
+        let mut waiting = endpoints;
+        for key in self.contested.keys() {
+            if let ObjectKey::Endpoint(id) = key {
+                waiting.insert(id.clone());
+            }
+        }
+        let rivals: Vec<_> = waiting.iter().flat_map(|id| self.rivals(id)).collect();
+        for id in rivals {
+            self.withdraw(&id);
+            waiting.insert(id);
+        }
+        self.judge_endpoints(&waiting);
+    }
+
+    /// Those that are believed to have what this endpoint says it has.
+    fn rivals(&self, id: &str) -> Vec<String> {
+        let Some(held) = self.endpoints.get(id) else {
+            return Vec::new();
+        };
+        let (network, record) = (&held.value.network, &held.value);
+        let ip = self.ips.get(&(network.clone(), record.ip));
+        let mac = self.macs.get(&(network.clone(), record.mac));
+        ip.into_iter().chain(mac).cloned().collect()
+    }
+
+    /// Takes over what is written; whether networks are concerned, and which
+    /// endpoints.
+    fn take(&mut self, updates: impl IntoIterator<Item = Update>) -> (bool, BTreeSet<String>) {
+        let mut networks = false;
+        let mut endpoints = BTreeSet::new();
+        for update in updates {
+            let text = String::from_utf8_lossy(&update.key).into_owned();
+            self.unusable.remove(&text);
+            let Some(key) = ObjectKey::parse(&text) else {
+                if update.value.is_some() {
+                    self.note_unusable(text, "no object has such a key".to_owned());
+                }
+                continue;
+            };
+            match &key {
+                ObjectKey::Network(_) => networks = true,
+                ObjectKey::Endpoint(id) => drop(endpoints.insert(id.clone())),
+                ObjectKey::Peer(_) | ObjectKey::Node(_) => {}
+            }
+            self.forget(&key);
+            if let Some(stored) = update.value {
+                match decode(&key, &stored.value) {
+                    Ok(record) => self.hold(record, &stored),
+                    Err(reason) => self.note_unusable(text, reason),
+                }
+            }
+        }
+        (networks, endpoints)
+    }
+
+    fn note_unusable(&mut self, key: String, reason: String) {
+        if self.unusable.len() < UNUSABLE_MAX {
+            self.unusable.insert(key, reason);
+        } else {
+            self.uncounted += 1;
+        }
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        match key {
+            ObjectKey::Network(name) => drop(self.networks.remove(name)),
+            ObjectKey::Endpoint(id) => {
+                self.withdraw(id);
+                self.endpoints.remove(id);
+                self.contested.remove(key);
+            }
+            ObjectKey::Peer(ip) => {
+                self.peers.remove(ip);
+                self.view.peers.remove(ip);
+            }
+            ObjectKey::Node(name) => {
+                self.nodes.remove(name);
+                self.view.cluster.nodes.remove(name);
+            }
+        }
+    }
+
+    fn hold(&mut self, record: Record, stored: &Stored) {
+        let &Stored {
+            created, modified, ..
+        } = stored;
+        match record {
+            Record::Network(value) => {
+                let held = Held {
+                    value,
+                    created,
+                    modified,
+                };
+                self.networks.insert(held.value.name.clone(), held);
+            }
+            Record::Endpoint(value) => {
+                let held = Held {
+                    value,
+                    created,
+                    modified,
+                };
+                self.endpoints.insert(held.value.id.clone(), held);
+            }
+            Record::Peer(peer) => {
+                self.peers.insert(peer.ip, modified);
+                self.view.peers.insert(peer.ip, peer);
+            }
+            Record::Node(node) => {
+                self.nodes.insert(node.name.clone(), modified);
+                self.view.cluster.nodes.insert(node.name.clone(), node);
+            }
+        }
+    }
+
+    fn judge_all(&mut self) {
+        self.contested.clear();
+        self.judge_networks();
+        self.ips.clear();
+        self.macs.clear();
+        self.view.own.clear();
+        self.view.cluster.endpoints = OrdMap::new();
+        let all = self.endpoints.keys().cloned().collect();
+        self.judge_endpoints(&all);
+    }
+
+    /// Of networks that contradict each other, the one made first is believed.
+    fn judge_networks(&mut self) {
+        let mut held: Vec<_> = self.networks.values().collect();
+        held.sort_by(|a, b| (a.created, &a.value.name).cmp(&(b.created, &b.value.name)));
+        let mut believed: BTreeMap<String, Network> = BTreeMap::new();
+        for Held { value: network, .. } in held {
+            let same = |other: &&Network| {
+                other.vni == network.vni || other.subnet.overlaps(network.subnet)
+            };
+            if let Some(other) = believed.values().find(same) {
+                let reason = format!(
+                    "VNI {} or subnet {} is that of network {}",
+                    network.vni, network.subnet, other.name
+                );
+                let key = ObjectKey::Network(network.name.clone());
+                self.contested.insert(key, reason);
+            } else {
+                believed.insert(network.name.clone(), network.clone());
+            }
+        }
+        self.view.networks = believed;
+    }
+
+    /// Believes those of the endpoints that fit what is believed already, the
+    /// one made first before others.
+    fn judge_endpoints(&mut self, ids: &BTreeSet<String>) {
+        let mut held: Vec<_> = ids
+            .iter()
+            .filter_map(|id| self.endpoints.get(id).map(|held| (held.created, id)))
+            .collect();
+        held.sort();
+        let held: Vec<String> = held.into_iter().map(|(_, id)| id.clone()).collect();
+        for id in held {
+            let key = ObjectKey::Endpoint(id.clone());
+            self.contested.remove(&key);
+            let Some(record) = self.endpoints.get(&id).map(|held| Arc::clone(&held.value)) else {
+                continue;
+            };
+            match self.contradiction(&record) {
+                None => self.believe(record),
+                Some(reason) => drop(self.contested.insert(key, reason)),
+            }
+        }
+    }
+
+    fn contradiction(&self, record: &EndpointRecord) -> Option<String> {
+        let Some(network) = self.view.networks.get(&record.network) else {
+            return Some(format!("there is no network {}", record.network));
+        };
+        if let Err(error) = check_place(record, network) {
+            return Some(error.to_string());
+        }
+        let in_network = |id: &String| *id != record.id;
+        let ip = (record.network.clone(), record.ip);
+        if let Some(other) = self.ips.get(&ip).filter(|id| in_network(id)) {
+            return Some(format!("{} is that of endpoint {other}", record.ip));
+        }
+        let mac = (record.network.clone(), record.mac);
+        let other = self.macs.get(&mac).filter(|id| in_network(id))?;
+        Some(format!("{} is that of endpoint {other}", record.mac))
+    }
+
+    fn believe(&mut self, record: Arc<EndpointRecord>) {
+        let network = record.network.clone();
+        self.ips
+            .insert((network.clone(), record.ip), record.id.clone());
+        self.macs
+            .insert((network.clone(), record.mac), record.id.clone());
+        if record.node == self.node {
+            self.view.own.insert(record.id.clone(), record);
+        } else {
+            let key = (network, record.id.clone());
+            self.view.cluster.endpoints.insert(key, record);
+        }
+    }
+
+    /// Takes what is believed of an endpoint out of the view.
+    fn withdraw(&mut self, id: &str) {
+        let Some(held) = self.endpoints.get(id) else {
+            return;
+        };
+        let record = Arc::clone(&held.value);
+        let ip = (record.network.clone(), record.ip);
+        if self.ips.get(&ip).is_some_and(|it| it == id) {
+            self.ips.remove(&ip);
+        }
+        let mac = (record.network.clone(), record.mac);
+        if self.macs.get(&mac).is_some_and(|it| it == id) {
+            self.macs.remove(&mac);
+        }
+        self.view.own.remove(id);
+        let key = (record.network.clone(), record.id.clone());
+        self.view.cluster.endpoints.remove(&key);
+    }
+
+    /// The node of that name, as it is believed.
+    pub(super) fn node(&self, name: &str) -> Option<&Node> {
+        self.view.cluster.nodes.get(name)
+    }
+
+    /// The keys of all objects that hold up by themselves.
+    pub(super) fn keys(&self) -> BTreeSet<String> {
+        let networks = self.networks.keys().cloned().map(ObjectKey::Network);
+        let endpoints = self.endpoints.keys().cloned().map(ObjectKey::Endpoint);
+        let peers = self.peers.keys().copied().map(ObjectKey::Peer);
+        let nodes = self.nodes.keys().cloned().map(ObjectKey::Node);
+        let all = networks.chain(endpoints).chain(peers).chain(nodes);
+        all.map(|key| key.to_string()).collect()
+    }
+
+    /// Whether there is an endpoint of that ID, believed or not.
+    pub(super) fn holds(&self, id: &str) -> bool {
+        self.endpoints.contains_key(id)
+    }
+
+    /// The endpoint that is believed to have the address or the MAC address, and
+    /// which of them.
+    pub(super) fn holder(
+        &self,
+        network: &str,
+        ip: Ipv4Addr,
+        mac: MacAddr,
+    ) -> Option<(&str, String)> {
+        if let Some(id) = self.ips.get(&(network.to_owned(), ip)) {
+            return Some((id, ip.to_string()));
+        }
+        let id = self.macs.get(&(network.to_owned(), mac))?;
+        Some((id, mac.to_string()))
+    }
+
+    /// The endpoint of that ID, of whichever node, if it is believed.
+    pub(super) fn endpoint(&self, id: &str) -> Option<&Arc<EndpointRecord>> {
+        let held = self.endpoints.get(id)?;
+        let contested = self
+            .contested
+            .contains_key(&ObjectKey::Endpoint(id.to_owned()));
+        (!contested).then_some(&held.value)
+    }
+}

@@ -1,0 +1,172 @@
+//! What this node knows: the mirror of etcd, and of its own endpoints what etcd
+//! does not hold. Pure; what comes of both is the picture.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::mirror::Mirror;
+use crate::{
+    model::{Endpoint, Network},
+    store::Contents,
+};
+
+/// Losses that are remembered.
+const LOSSES_MAX: usize = 20;
+
+/// What this node knows.
+#[derive(Debug)]
+pub(super) struct State {
+    /// What etcd holds.
+    pub(super) mirror: Mirror,
+    /// This node's endpoints as they were made here, by ID.
+    pub(super) endpoints: BTreeMap<String, Endpoint>,
+    /// Their networks, by name.
+    pub(super) networks: BTreeMap<String, Network>,
+    /// Those of which it is not known whether etcd has them: it is believed.
+    pub(super) unsettled: BTreeSet<String>,
+    /// Objects that the state file does not have as they are now.
+    pub(super) unsaved: BTreeMap<String, Option<Vec<u8>>>,
+    /// Endpoints that this node had to give up, and why: the latest.
+    pub(super) losses: VecDeque<String>,
+    /// Whether the mirror was ever more than what was remembered.
+    pub(super) synced: bool,
+}
+
+impl State {
+    /// What is known at the start.
+    pub(super) fn new(mirror: Mirror) -> Self {
+        Self {
+            mirror,
+            endpoints: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            unsaved: BTreeMap::new(),
+            losses: VecDeque::new(),
+            synced: false,
+        }
+    }
+
+    /// Makes `contents` what is known.
+    pub(super) fn compose(&self, contents: &mut Contents) {
+        let view = self.mirror.view();
+        let desired = &mut contents.desired;
+        desired.networks.clone_from(&view.networks);
+        desired.peers.clone_from(&view.peers);
+        desired.endpoints.clear();
+        let mut cluster = view.cluster.clone();
+        for (id, record) in &view.own {
+            let Some(made) = self.endpoints.get(id) else {
+                // Without its namespace it is an endpoint like those of others.
+                let key = (record.network.clone(), id.clone());
+                cluster.endpoints.insert(key, Arc::clone(record));
+                continue;
+            };
+            let endpoint = Endpoint {
+                id: record.id.clone(),
+                container_id: record.container_id.clone(),
+                name: record.name.clone(),
+                ifname: record.ifname.clone(),
+                network: record.network.clone(),
+                netns: made.netns.clone(),
+                ip: record.ip,
+                mac: record.mac,
+                namespace: record.namespace.clone(),
+                labels: record.labels.clone(),
+                slot: made.slot,
+            };
+            desired.endpoints.insert(id.clone(), endpoint);
+        }
+        for (endpoint, network) in self.missing() {
+            if self.obstacle(endpoint, network).is_none() {
+                let (networks, endpoints) = (&mut desired.networks, &mut desired.endpoints);
+                networks.insert(network.name.clone(), network.clone());
+                endpoints.insert(endpoint.id.clone(), endpoint.clone());
+            }
+        }
+        desired.cluster = Some(cluster);
+    }
+
+    /// This node's endpoints that etcd should have and has not, with their
+    /// networks.
+    pub(super) fn missing(&self) -> impl Iterator<Item = (&Endpoint, &Network)> {
+        let missing = self.endpoints.values().filter(|endpoint| {
+            !self.unsettled.contains(&endpoint.id) && !self.mirror.holds(&endpoint.id)
+        });
+        missing.filter_map(|endpoint| {
+            let network = self.networks.get(&endpoint.network)?;
+            Some((endpoint, network))
+        })
+    }
+
+    /// Why a missing endpoint cannot be published: others have by now what was
+    /// its own.
+    pub(super) fn obstacle(&self, endpoint: &Endpoint, network: &Network) -> Option<String> {
+        let view = self.mirror.view();
+        match view.networks.get(&network.name) {
+            Some(other) if other != network => {
+                return Some(format!("network {} is another one now", network.name));
+            }
+            Some(_) => {}
+            None => {
+                let mut others = view.networks.values();
+                let other = others.find(|other| {
+                    other.vni == network.vni || other.subnet.overlaps(network.subnet)
+                });
+                if let Some(other) = other {
+                    let (name, vni, subnet) = (&network.name, network.vni, network.subnet);
+                    return Some(format!(
+                        "its network {name} is gone, and its VNI {vni} or subnet {subnet} is now \
+                         that of network {}",
+                        other.name
+                    ));
+                }
+            }
+        }
+        let (other, what) = self
+            .mirror
+            .holder(&endpoint.network, endpoint.ip, endpoint.mac)?;
+        Some(format!("{what} is now that of endpoint {other}"))
+    }
+
+    /// Endpoints that are not this node's any more, and whose they are.
+    pub(super) fn taken_over(&self) -> Vec<(String, String)> {
+        let ours = self.endpoints.keys();
+        let ours = ours.filter(|id| !self.unsettled.contains(*id));
+        ours.filter_map(|id| {
+            let record = self.mirror.endpoint(id)?;
+            let gone = !self.mirror.view().own.contains_key(id);
+            gone.then(|| (id.clone(), record.node.clone()))
+        })
+        .collect()
+    }
+
+    /// Endpoints of this node whose namespace is not known here.
+    pub(super) fn homeless(&self) -> impl Iterator<Item = &String> {
+        let own = self.mirror.view().own.keys();
+        own.filter(|id| !self.endpoints.contains_key(*id))
+    }
+
+    /// Gives an endpoint up, and says why.
+    pub(super) fn lose(&mut self, id: &str, why: &str) -> String {
+        self.endpoints.remove(id);
+        let text = format!("endpoint {id} was given up here: {why}");
+        if self.losses.len() == LOSSES_MAX {
+            self.losses.pop_front();
+        }
+        self.losses.push_back(text.clone());
+        text
+    }
+
+    /// Networks that none of this node's endpoints is in any more, taken out.
+    pub(super) fn drop_unused_networks(&mut self) -> Vec<String> {
+        let used: BTreeSet<_> = self.endpoints.values().map(|it| &it.network).collect();
+        let unused = self.networks.keys().filter(|name| !used.contains(name));
+        let unused: Vec<_> = unused.cloned().collect();
+        for name in &unused {
+            self.networks.remove(name);
+        }
+        unused
+    }
+}

@@ -1,0 +1,171 @@
+//! What is done without being asked: endpoints that etcd has lost are published
+//! again, those that others have taken over are given up, what etcd says of
+//! unsettled ones is believed, and what was seen is saved.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::{Inner, guard::Guard, mirror::Update, state::State};
+use crate::{
+    model::{Endpoint, Network},
+    store::{Change, CommitError, StoreError, file::Note},
+};
+
+/// How long to wait after each round: what is seen is saved in one go.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often to look without being told.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Keeps up for ever.
+pub(super) async fn keep_up(inner: Arc<Inner>) {
+    loop {
+        // Being told is a hint only.
+        let _ = timeout(PERIOD, inner.upkeep.notified()).await;
+        if let Err(error) = inner.round().await {
+            warn!("{error}");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+impl Inner {
+    async fn round(&self) -> Result<(), CommitError> {
+        let synced = self.state().synced;
+        if synced && self.link.borrow().connection().is_some() {
+            let _one_at_a_time = self.committing.lock().await;
+            self.believe_unsettled().await?;
+            self.give_up().await?;
+            self.publish_missing().await?;
+        }
+        Ok(self.save_seen().await?)
+    }
+
+    /// Nobody is changing anything now, so what is unsettled was left over.
+    async fn believe_unsettled(&self) -> Result<(), StoreError> {
+        let (mut local, mut notes) = (Vec::new(), Vec::new());
+        {
+            let mut state = self.state();
+            for id in std::mem::take(&mut state.unsettled) {
+                if !state.mirror.view().own.contains_key(&id) {
+                    state.endpoints.remove(&id);
+                    local.push(Change::RemoveEndpoint(id.clone()));
+                }
+                notes.push(Note::Settled(id));
+            }
+            if notes.is_empty() {
+                return Ok(());
+            }
+            local.extend(unused(&mut state));
+            self.show(&state);
+        }
+        self.save(local, notes).await
+    }
+
+    /// Gives up endpoints that others have taken over, or that cannot be
+    /// published again.
+    async fn give_up(&self) -> Result<(), StoreError> {
+        let mut local = Vec::new();
+        {
+            let mut state = self.state();
+            let mut lost = state.taken_over();
+            for (_, node) in &mut lost {
+                *node = format!("it is on node {node} now");
+            }
+            let obstacles = state.missing().filter_map(|(endpoint, network)| {
+                let why = state.obstacle(endpoint, network)?;
+                Some((endpoint.id.clone(), why))
+            });
+            let obstacles: Vec<_> = obstacles.collect();
+            lost.extend(obstacles);
+            if lost.is_empty() {
+                return Ok(());
+            }
+            for (id, why) in lost {
+                warn!("{}", state.lose(&id, &why));
+                local.push(Change::RemoveEndpoint(id));
+            }
+            local.extend(unused(&mut state));
+            self.show(&state);
+        }
+        self.save(local, Vec::new()).await
+    }
+
+    async fn publish_missing(&self) -> Result<(), CommitError> {
+        let missing: Vec<(Endpoint, Network)> = {
+            let state = self.state();
+            let missing = state.missing();
+            missing
+                .map(|(endpoint, network)| (endpoint.clone(), network.clone()))
+                .collect()
+        };
+        for (endpoint, network) in missing {
+            let Some(connection) = self.link.borrow().connection().cloned() else {
+                return Ok(());
+            };
+            let guarded = {
+                let state = self.state();
+                let record = endpoint.record(&self.node);
+                Guard::new(&self.keys, &state.mirror, &self.node).publish(&network, &record)?
+            };
+            match self.transact(&connection, &guarded).await {
+                Ok(()) => info!(
+                    endpoint = endpoint.id,
+                    "published again, as etcd had lost it"
+                ),
+                // The next round looks again, with what is known by then.
+                Err(CommitError::Outdated) => self.upkeep.notify_one(),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves what was seen, for when etcd is away at the next start.
+    async fn save_seen(&self) -> Result<(), StoreError> {
+        let unsaved = std::mem::take(&mut self.state().unsaved);
+        if unsaved.is_empty() {
+            return Ok(());
+        }
+        let notes = unsaved.iter();
+        let notes = notes.map(|(key, value)| Note::Object(key.clone(), value.clone()));
+        let saved = self.save(Vec::new(), notes.collect()).await;
+        if saved.is_err() {
+            let mut state = self.state();
+            for (key, value) in unsaved {
+                state.unsaved.entry(key).or_insert(value);
+            }
+        }
+        saved
+    }
+}
+
+fn unused(state: &mut State) -> Vec<Change> {
+    let unused = state.drop_unused_networks();
+    unused.into_iter().map(Change::RemoveNetwork).collect()
+}
+
+impl State {
+    /// Notes what a full read found to be different from what was known.
+    pub(super) fn note_replaced(&mut self, found: &[Update]) {
+        let mut gone = self.mirror.keys();
+        for update in found {
+            if let Ok(key) = std::str::from_utf8(&update.key) {
+                gone.remove(key);
+            }
+        }
+        self.note_updates(found);
+        self.unsaved.extend(gone.into_iter().map(|key| (key, None)));
+    }
+
+    /// Notes what the watch brought.
+    pub(super) fn note_updates(&mut self, updates: &[Update]) {
+        for update in updates {
+            if let Ok(key) = String::from_utf8(update.key.clone()) {
+                let value = update.value.as_ref().map(|stored| stored.value.clone());
+                self.unsaved.insert(key, value);
+            }
+        }
+    }
+}
