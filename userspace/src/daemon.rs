@@ -1,6 +1,13 @@
 //! The daemon: puts its parts together, runs them, and takes them apart.
 
-use std::{future::Future, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
@@ -26,7 +33,7 @@ use crate::{
         api::{self, Socket, SocketError},
         powerstrip,
     },
-    systemd,
+    systemd::{self, HandedOverError, Notice},
 };
 
 /// How long requests and a reconcile that have begun may take at the end.
@@ -50,6 +57,9 @@ pub enum DaemonError {
     /// The API cannot be served at its path.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Neither at the one that was handed over.
+    #[error(transparent)]
+    HandedOver(#[from] HandedOverError),
     /// The hook endpoint cannot be served at its address.
     #[error(
         "the hook endpoint cannot listen on {address}: {source}; choose another address with \
@@ -109,7 +119,11 @@ struct Doors {
 
 impl Doors {
     fn open(settings: &Settings) -> Result<Self, DaemonError> {
-        let api = Socket::bind(&settings.socket())?;
+        let path = settings.socket();
+        let api = match systemd::handed_over()? {
+            Some(listener) => Socket::handed_over(listener, &path)?,
+            None => Socket::bind(&path, settings.socket_group.as_deref())?,
+        };
         let hook = match settings.hook {
             Some(address) => Some((address, bind_hook(address)?)),
             None => None,
@@ -149,6 +163,7 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
     }
     let api = api::serve(socket, control.clone(), surfaces_stop.stopped());
     let mut api = tokio::spawn(api);
+    let alive = keep_alive(control.clone());
     let hook = serve_hook(
         hook,
         control,
@@ -158,9 +173,9 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
     let mut hook = tokio::spawn(hook);
     let socket = settings.socket();
     info!(node = settings.node, port = settings.port, socket = %socket.display(), "ready");
-    if let Err(error) = systemd::ready() {
-        warn!("systemd was not told that the daemon is ready: {error}");
-    }
+    tell(Notice::Ready);
+    // Ends with the runtime.
+    tokio::spawn(alive);
 
     let outcome = tokio::select! {
         name = signals.next() => {
@@ -171,6 +186,7 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
         ended = &mut api => Err(ended_early("the API server", &ended)),
         ended = &mut hook => Err(ended_early("the hook endpoint", &ended)),
     };
+    tell(Notice::Stopping);
     // Requests wait for the controller, so it goes last.
     surfaces_stop.stop();
     finish("the API server", api, &mut signals).await;
@@ -188,6 +204,31 @@ async fn open_store(settings: &Settings) -> Result<Box<dyn Store>, StoreError> {
             Box::new(Etcd::open(options.clone(), directory, &settings.node).await?)
         }
     })
+}
+
+fn tell(notice: Notice) {
+    if let Err(error) = notice.send() {
+        warn!("systemd was not told `{notice:?}`: {error}");
+    }
+}
+
+/// Tells systemd that the daemon is alive after each pass of the reconcile loop:
+/// a loop that hangs is what the watchdog is there for.
+async fn keep_alive(control: Control) {
+    let Some(patience) = systemd::watchdog() else {
+        return;
+    };
+    // Passes follow each other closely when there is much to do.
+    let spacing = patience / 10;
+    let mut told: Option<Instant> = None;
+    control
+        .at_each_pass(|| {
+            if told.is_none_or(|told| told.elapsed() >= spacing) {
+                tell(Notice::Alive);
+                told = Some(Instant::now());
+            }
+        })
+        .await;
 }
 
 /// Waits for the first reconcile, unless a signal comes first. A kernel that

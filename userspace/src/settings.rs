@@ -75,6 +75,9 @@ pub struct Layer {
     /// For how long a node that says nothing is alive, in seconds [default: 15]
     #[arg(long, env = "VXPLANE_ETCD_LEASE", value_name = "SECONDS")]
     pub etcd_lease: Option<u64>,
+    /// Group that may use the API's socket [default: the daemon's own]
+    #[arg(long, env = "VXPLANE_SOCKET_GROUP", value_name = "NAME")]
+    pub socket_group: Option<String>,
     /// This host's name [default: the hostname]
     #[arg(long, env = "VXPLANE_NODE", value_name = "NAME")]
     pub node: Option<String>,
@@ -114,6 +117,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where sockets are.
     pub run_dir: PathBuf,
+    /// Group that may use the API's socket, if not the daemon's own.
+    pub socket_group: Option<String>,
     /// Where programs, links and maps are pinned.
     pub bpffs: PathBuf,
     /// What keeps the state.
@@ -212,6 +217,7 @@ impl Settings {
             },
             state_dir: path(flags.state_dir, file.state_dir, DEFAULT_STATE_DIR),
             run_dir: path(flags.run_dir, file.run_dir, DEFAULT_RUN_DIR),
+            socket_group: flags.socket_group.or(file.socket_group),
             bpffs: path(flags.bpffs, file.bpffs, DEFAULT_BPFFS),
             node: match flags.node.or(file.node) {
                 Some(node) => check_node(node)?,

@@ -23,16 +23,21 @@ const COMPLETIONS: [(&str, &str); 3] = [
 ];
 
 /// Files of the repository, and where they go.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 6] = [
     (
         "packaging/vxplane.service",
         "usr/lib/systemd/system/vxplane.service",
+    ),
+    (
+        "packaging/vxplane.socket",
+        "usr/lib/systemd/system/vxplane.socket",
     ),
     (
         "packaging/debian/copyright",
         "usr/share/doc/vxplane/copyright",
     ),
     ("README.md", "usr/share/doc/vxplane/README.md"),
+    ("docs/SECURITY.md", "usr/share/doc/vxplane/SECURITY.md"),
     ("CHANGELOG.md", "usr/share/doc/vxplane/changelog"),
 ];
 
@@ -106,7 +111,7 @@ fn control(workspace: &Workspace, architecture: &str) -> Result<String> {
          Version: {}\n\
          Architecture: {architecture}\n\
          Maintainer: The vxplane authors <vxplane@localhost>\n\
-         Depends: libc6 (>= {glibc}), libgcc-s1, init-system-helpers\n\
+         Depends: libc6 (>= {glibc}), libgcc-s1, init-system-helpers, passwd\n\
          Suggests: docker.io | docker-ce\n\
          Section: net\n\
          Priority: optional\n\

@@ -4,8 +4,10 @@ use std::{
     collections::BTreeMap,
     env,
     net::Ipv4Addr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -90,6 +92,8 @@ pub struct DaemonOptions {
     /// A program and its arguments that start the daemon: it adds the daemon's
     /// command line and becomes the daemon in the end.
     pub through: Vec<String>,
+    /// Its standard input, nothing unless given; the same each time.
+    pub stdin: Option<Arc<OwnedFd>>,
     /// Started as by `ip netns exec`, which mounts a `/sys` of its own and ends
     /// with it.
     pub private_mounts: bool,
@@ -102,6 +106,7 @@ impl Default for DaemonOptions {
             docker: None,
             flags: Vec::new(),
             through: Vec::new(),
+            stdin: None,
             private_mounts: false,
         }
     }
@@ -167,6 +172,7 @@ struct Launch {
     directory: PathBuf,
     private_mounts: bool,
     through: Vec<String>,
+    stdin: Option<Arc<OwnedFd>>,
     arguments: Vec<String>,
 }
 
@@ -178,6 +184,7 @@ impl Launch {
             directory: host.directory().to_owned(),
             private_mounts: options.private_mounts,
             through: options.through.clone(),
+            stdin: options.stdin.clone(),
             arguments: arguments(host, options),
         })
     }
@@ -203,7 +210,11 @@ impl Launch {
     }
 
     fn start(&self) -> Result<Running> {
-        Running::start(&mut self.command(), &self.directory.join(LOG))
+        let stdin = match &self.stdin {
+            Some(file) => Stdio::from(file.try_clone()?),
+            None => Stdio::null(),
+        };
+        Running::start_with(&mut self.command(), stdin, &self.directory.join(LOG))
     }
 
     fn refused(&self) -> Result<String> {

@@ -133,6 +133,11 @@ pub struct Running {
 impl Running {
     /// Starts it; standard output and error go to the file `log`, appended.
     pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        Self::start_with(command, Stdio::null(), log)
+    }
+
+    /// As [`Self::start`], with something to read from.
+    pub(crate) fn start_with(command: &mut Command, stdin: Stdio, log: &Path) -> Result<Self> {
         let line = line_of(command);
         let file = File::options()
             .create(true)
@@ -140,7 +145,7 @@ impl Running {
             .open(log)
             .with_context(|| format!("opening {}", log.display()))?;
         command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(file.try_clone()?)
             .stderr(file)
             .process_group(0);

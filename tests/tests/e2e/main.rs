@@ -10,6 +10,7 @@ mod moves;
 mod privileges;
 mod raw;
 mod reach;
+mod service;
 mod site;
 mod surface;
 mod survival;

@@ -127,6 +127,14 @@ impl Control {
         self.follow(1, "the stored state").await
     }
 
+    /// Calls `told` after each pass of the reconcile loop, as long as there is one.
+    pub async fn at_each_pass(&self, mut told: impl FnMut()) {
+        let mut observed = self.inner.observed.clone();
+        while observed.changed().await.is_ok() {
+            told();
+        }
+    }
+
     /// Makes a network, or finds it if it is as asked for.
     pub async fn create_network(&self, spec: NetworkSpec) -> Result<(NetworkView, Created), Error> {
         self.to_the_end(|control| async move {

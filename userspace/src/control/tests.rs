@@ -1,6 +1,9 @@
 //! The control plane against the kernel of [`super::fake`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use futures_util::FutureExt;
 
@@ -179,6 +182,30 @@ async fn a_change_the_kernel_does_not_follow_is_kept_and_said_to_be_behind() {
     assert_eq!(error.code(), "kernel_behind", "{error}");
     assert!(store.0.latest().contents.desired.peers.contains_key(&ip));
     assert_eq!(control.peers().len(), 1);
+}
+
+#[tokio::test]
+async fn a_loop_that_hangs_shows_no_sign_of_life() {
+    let kernel = FakeKernel {
+        hangs: Some("c1".to_owned()),
+        ..FakeKernel::default()
+    };
+    let control = daemon(&Memory::default(), kernel).await;
+    let passes = Arc::new(AtomicUsize::new(0));
+    let (watched, counted) = (control.clone(), Arc::clone(&passes));
+    tokio::spawn(async move {
+        let count = || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        };
+        watched.at_each_pass(count).await;
+    });
+    blue(&control).await;
+    control.attach(container(1)).await.unwrap_err();
+    let before = passes.load(Ordering::Relaxed);
+    assert!(before > 0);
+    // Longer than the loop rests when there is nothing to do.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(passes.load(Ordering::Relaxed), before);
 }
 
 #[tokio::test]

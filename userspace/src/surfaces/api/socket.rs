@@ -4,11 +4,13 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt, chown},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
 };
+
+use nix::unistd::Group;
 
 /// Owner and group may talk to the daemon.
 const MODE: u32 = 0o660;
@@ -28,6 +30,11 @@ pub enum SocketError {
     /// Another daemon is listening.
     #[error("a daemon is listening on {0} already; stop it, or give this one its own --run-dir")]
     InUse(PathBuf),
+    /// Nobody can be let in by a group that does not exist.
+    #[error(
+        "there is no group `{0}`; make it with `groupadd --system {0}`, or name another one with --socket-group"
+    )]
+    NoGroup(String),
     /// Something else is at the path.
     #[error("{0} exists and is not a socket; move it away, or use another --run-dir")]
     NotASocket(PathBuf),
@@ -43,23 +50,21 @@ pub struct Socket {
 /// Removes the socket's path when dropped.
 #[derive(Debug)]
 pub(super) struct Bound {
-    path: PathBuf,
+    /// None where the path is somebody else's.
+    path: Option<PathBuf>,
     /// Held as long as the path is this daemon's.
     _lock: File,
 }
 
 impl Socket {
-    /// Binds `path`, replacing what a daemon that is gone left behind.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+    /// Binds `path`, replacing what a daemon that is gone left behind. Its owner
+    /// and `group` may connect, or else its owner's group.
+    pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| SocketError::Path { path, source }
         };
-        if let Some(directory) = path.parent() {
-            let mut builder = DirBuilder::new();
-            builder.recursive(true).mode(0o755);
-            builder.create(directory).map_err(at(directory))?;
-        }
+        let group = group.map(group_id).transpose()?;
         let lock = lock(path)?;
         check_free(path)?;
         // Bound under another name, so that nobody can connect before the mode
@@ -70,10 +75,24 @@ impl Socket {
             _ => {}
         }
         let listener = UnixListener::bind(&new).map_err(at(&new))?;
+        if group.is_some() {
+            chown(&new, None, group).map_err(at(&new))?;
+        }
         fs::set_permissions(&new, Permissions::from_mode(MODE)).map_err(at(&new))?;
         fs::rename(&new, path).map_err(at(path))?;
         let bound = Bound {
-            path: path.to_owned(),
+            path: Some(path.to_owned()),
+            _lock: lock,
+        };
+        Ok(Self { listener, bound })
+    }
+
+    /// Takes over a socket that somebody else bound, as a rule at `path`, and who
+    /// decides who may connect.
+    pub fn handed_over(listener: UnixListener, path: &Path) -> Result<Self, SocketError> {
+        let lock = lock(path)?;
+        let bound = Bound {
+            path: None,
             _lock: lock,
         };
         Ok(Self { listener, bound })
@@ -89,12 +108,31 @@ impl Socket {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // A path that somebody removed already is as it should be.
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // A path that somebody removed already is as it should be.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
+fn group_id(name: &str) -> Result<u32, SocketError> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        _ => Err(SocketError::NoGroup(name.to_owned())),
+    }
+}
+
+/// Says that the path is this daemon's, in its directory, made if need be.
 fn lock(path: &Path) -> Result<File, SocketError> {
+    if let Some(directory) = path.parent() {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o755);
+        let at = |source| SocketError::Path {
+            path: directory.to_owned(),
+            source,
+        };
+        builder.create(directory).map_err(at)?;
+    }
     let lock = with_suffix(path, ".lock");
     let at = |source| SocketError::Path {
         path: lock.clone(),
@@ -150,7 +188,7 @@ mod tests {
     async fn the_socket_has_its_mode_and_goes_with_the_daemon() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/vxplane.sock");
-        let socket = Socket::bind(&path).unwrap();
+        let socket = Socket::bind(&path, None).unwrap();
         assert_eq!(mode(&path), MODE);
         let (listener, bound) = socket.into_listener().unwrap();
         UnixStream::connect(&path).unwrap();
@@ -163,7 +201,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vxplane.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let _socket = Socket::bind(&path).unwrap();
+        let _socket = Socket::bind(&path, None).unwrap();
         UnixStream::connect(&path).unwrap();
     }
 
@@ -172,25 +210,34 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vxplane.sock");
         let other = UnixListener::bind(&path).unwrap();
-        let error = Socket::bind(&path).unwrap_err();
+        let error = Socket::bind(&path, None).unwrap_err();
         assert!(matches!(error, SocketError::InUse(_)), "{error}");
         drop(other);
-        let _ours = Socket::bind(&path).unwrap();
-        let error = Socket::bind(&path).unwrap_err();
+        let _ours = Socket::bind(&path, None).unwrap();
+        let error = Socket::bind(&path, None).unwrap_err();
         assert!(matches!(error, SocketError::InUse(_)), "{error}");
 
         let file = directory.path().join("file");
         fs::write(&file, "precious").unwrap();
-        let error = Socket::bind(&file).unwrap_err();
+        let error = Socket::bind(&file, None).unwrap_err();
         assert!(matches!(error, SocketError::NotASocket(_)), "{error}");
         assert_eq!(fs::read(&file).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_group_that_does_not_exist_is_named_and_nothing_left_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vxplane.sock");
+        let error = Socket::bind(&path, Some("no-such-group")).unwrap_err();
+        assert!(error.to_string().contains("no-such-group"), "{error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn paths_that_are_too_long_are_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x".repeat(120));
-        let error = Socket::bind(&path).unwrap_err();
+        let error = Socket::bind(&path, None).unwrap_err();
         assert!(error.to_string().contains("xxx"), "{error}");
     }
 }
