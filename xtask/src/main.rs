@@ -101,7 +101,7 @@ fn run(task: Task) -> Result<()> {
         Task::Tidy => {
             packages::ensure(Purpose::Build)?;
             build::ebpf(&workspace)?;
-            tidy::run(&workspace)
+            tidy::run(&workspace, tidy::LIMIT)
         }
         Task::Deb => deb::run(&workspace),
         Task::Bench(options) => bench::run(&workspace, &options),

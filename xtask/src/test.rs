@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::mpsc,
     thread,
@@ -19,8 +19,10 @@ use crate::{
     workspace::Workspace,
 };
 
-/// How long one part may take, compilation included. All of it must fit into
-/// 25 minutes; a part that hangs must not take the rest with it.
+/// How long all parts together may take, once everything is built.
+const LIMIT: Duration = Duration::from_mins(25);
+
+/// How long one part may take: one that hangs must not take the rest with it.
 const PART_LIMIT: Duration = Duration::from_mins(15);
 
 /// What to run.
@@ -135,18 +137,19 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     } else {
         None
     };
+    build_tests(workspace, &parts)?;
+    let run = Run {
+        workspace,
+        filter: options.filter.as_deref(),
+        binary,
+        end: Instant::now() + LIMIT,
+    };
     let mut count = Count::default();
     let mut failures = Vec::new();
     for part in &parts {
         step(part.title());
         let began = Instant::now();
-        match run_part(
-            workspace,
-            *part,
-            options.filter.as_deref(),
-            binary.as_deref(),
-            &mut count,
-        ) {
+        match run.part(*part, &mut count) {
             Ok(()) => eprintln!("── {}: ok, {}", part.title(), seconds(began.elapsed())),
             Err(error) => {
                 eprintln!("── {}: FAILED: {error:#}", part.title());
@@ -219,38 +222,67 @@ fn ensure_every_target_has_a_part(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn run_part(
-    workspace: &Workspace,
-    part: Part,
-    filter: Option<&str>,
-    binary: Option<&Path>,
-    total: &mut Count,
-) -> Result<()> {
-    if part == Part::Tidy {
-        return tidy::run(workspace);
+/// Compiles all tests, which is not what the limits are about.
+fn build_tests(workspace: &Workspace, parts: &[Part]) -> Result<()> {
+    step("the tests");
+    for part in parts {
+        if let Some(mut cargo) = cargo_test(workspace, *part) {
+            process::run(cargo.arg("--no-run"))?;
+        }
     }
-    let mut cargo = workspace.cargo("test");
-    match part.test_target() {
-        Some(target) => cargo.args(["--package=vxplane-tests", "--test", target]),
-        None => cargo.arg("--no-fail-fast"),
-    };
-    cargo.arg("--").args(filter);
-    if let Some(binary) = binary {
-        cargo.env("VXPLANE_BIN", binary);
-    }
-    let count = run_counted(&mut cargo)?;
-    total.add(count);
-    ensure!(
-        count.failed == 0,
-        "{} of {} tests",
-        count.failed,
-        count.passed + count.failed
-    );
     Ok(())
 }
 
+/// `None` for what is no test.
+fn cargo_test(workspace: &Workspace, part: Part) -> Option<Command> {
+    let mut cargo = workspace.cargo("test");
+    match part.test_target() {
+        Some(target) => cargo.args(["--package=vxplane-tests", "--test", target]),
+        None if part == Part::Tidy => return None,
+        None => cargo.arg("--no-fail-fast"),
+    };
+    Some(cargo)
+}
+
+/// What all parts have in common.
+struct Run<'a> {
+    workspace: &'a Workspace,
+    filter: Option<&'a str>,
+    /// The daemon, where a part needs it.
+    binary: Option<PathBuf>,
+    end: Instant,
+}
+
+impl Run<'_> {
+    fn part(&self, part: Part, total: &mut Count) -> Result<()> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        ensure!(
+            !left.is_zero(),
+            "not begun: all tests together may take {}",
+            seconds(LIMIT)
+        );
+        let limit = left.min(PART_LIMIT);
+        let Some(mut cargo) = cargo_test(self.workspace, part) else {
+            return tidy::run(self.workspace, limit);
+        };
+        cargo.arg("--").args(self.filter);
+        if let Some(binary) = &self.binary {
+            cargo.env("VXPLANE_BIN", binary);
+        }
+        let count = run_counted(&mut cargo, limit)?;
+        total.add(count);
+        ensure!(
+            count.failed == 0,
+            "{} of {} tests",
+            count.failed,
+            count.passed + count.failed
+        );
+        Ok(())
+    }
+}
+
 /// Runs a `cargo test`, shows what it prints as it comes, and counts.
-fn run_counted(command: &mut Command) -> Result<Count> {
+fn run_counted(command: &mut Command, limit: Duration) -> Result<Count> {
     let line = process::line(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command
@@ -266,7 +298,7 @@ fn run_counted(command: &mut Command) -> Result<Count> {
         }
     });
     let mut count = Count::default();
-    let end = Instant::now() + PART_LIMIT;
+    let end = Instant::now() + limit;
     loop {
         match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
@@ -277,7 +309,8 @@ fn run_counted(command: &mut Command) -> Result<Count> {
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 process::kill_tree(child.id());
                 child.wait()?;
-                bail!("`{line}` was not done after {}", seconds(PART_LIMIT));
+                vxplane_harness::remove_abandoned();
+                bail!("`{line}` was not done after {}", seconds(limit));
             }
         }
     }

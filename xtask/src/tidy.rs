@@ -8,16 +8,26 @@ mod length;
 mod licences;
 mod words;
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 
 use crate::{build, process, toolchain, workspace::Workspace};
 
-/// Checks everything; an error when something is not as it should be.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+/// How long it may take on its own, compilation included.
+pub(crate) const LIMIT: Duration = Duration::from_mins(30);
+
+/// Checks everything within `limit`; an error when something is not as it should
+/// be.
+pub(crate) fn run(workspace: &Workspace, limit: Duration) -> Result<()> {
     let files = files::all(workspace.root())?;
-    let mut tidy = Tidy::default();
+    let mut tidy = Tidy {
+        end: Instant::now() + limit,
+        failed: Vec::new(),
+    };
     tidy.check("words", Ok(words::check(&files)));
     tidy.check("lengths", length::check(&files));
     tidy.check("docs", docs::check(workspace, &files));
@@ -70,8 +80,9 @@ fn rustdoc(workspace: &Workspace) -> Command {
     rustdoc
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tidy {
+    end: Instant,
     failed: Vec<&'static str>,
 }
 
@@ -87,7 +98,8 @@ impl Tidy {
 
     /// A check by another program, which prints what it finds.
     fn run(&mut self, name: &'static str, command: &mut Command) {
-        let result = process::run(command);
+        let left = self.end.saturating_duration_since(Instant::now());
+        let result = process::run_within(command, left);
         if let Err(error) = &result {
             eprintln!("{name}: {error:#}");
         }

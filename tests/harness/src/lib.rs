@@ -41,6 +41,7 @@ pub use crate::{
     host::Host,
     iperf::{Iperf, IperfReport},
     lab::Lab,
+    names::remove_abandoned,
     netns::Netns,
     ovs::OpenVswitch,
     packet_socket::PacketSocket,

@@ -47,22 +47,26 @@ pub(crate) fn bpffs(unique: &str) -> PathBuf {
     Path::new(BPFFS).join(unique)
 }
 
-/// Once per process: removes what killed runs left behind.
+/// [`remove_abandoned`], once per process.
 pub(crate) fn sweep_once() {
     static SWEPT: Once = Once::new();
-    SWEPT.call_once(|| {
-        for namespace in left_in(Path::new(NETNS_DIRECTORY)) {
-            sweep_namespace(&namespace);
+    SWEPT.call_once(remove_abandoned);
+}
+
+/// Removes what killed runs left behind: namespaces, directories, and what runs
+/// in them.
+pub fn remove_abandoned() {
+    for namespace in left_in(Path::new(NETNS_DIRECTORY)) {
+        sweep_namespace(&namespace);
+    }
+    for place in [PathBuf::from(BPFFS), std::env::temp_dir()] {
+        for directory in left_in(&place) {
+            end_processes_below(&directory);
+            unmount_below(&directory);
+            // Somebody else may sweep at the same time.
+            let _ = fs::remove_dir_all(directory);
         }
-        for place in [PathBuf::from(BPFFS), std::env::temp_dir()] {
-            for directory in left_in(&place) {
-                end_processes_below(&directory);
-                unmount_below(&directory);
-                // Somebody else may sweep at the same time.
-                let _ = fs::remove_dir_all(directory);
-            }
-        }
-    });
+    }
 }
 
 fn left_in(place: &Path) -> Vec<PathBuf> {
