@@ -75,9 +75,18 @@ fn left_in(place: &Path) -> Vec<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            owner_of(&name).is_some_and(|owner| !Path::new("/proc").join(owner).exists())
+            owner_of(&name).is_some_and(|owner| !is_alive(owner))
         })
         .collect()
+}
+
+/// Whether there is such a process, and not only its exit status for a parent
+/// that has not asked yet.
+fn is_alive(process: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything.
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
 }
 
 /// The process ID in a name of ours, as text.
@@ -108,7 +117,24 @@ fn sweep_namespace(path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use super::owner_of;
+    use std::process::Command;
+
+    use super::{is_alive, owner_of};
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let id = child.id().to_string();
+        assert!(is_alive(&id));
+        child.kill().unwrap();
+        // Nobody has asked for its status yet: it stays what it is.
+        while is_alive(&id) {
+            std::thread::yield_now();
+        }
+        assert!(std::path::Path::new("/proc").join(&id).exists());
+        child.wait().unwrap();
+        assert!(!is_alive(&id));
+    }
 
     #[test]
     fn only_names_of_ours_have_an_owner() {
