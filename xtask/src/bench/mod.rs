@@ -173,7 +173,6 @@ fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
 /// an order that changes from round to round.
 fn measure(options: &Options, binaries: &Binaries) -> Result<Results> {
     interrupt::listen()?;
-    netns::remove_abandoned();
     let mut sites = Vec::new();
     for variant in &options.variants {
         eprintln!("building {}", variant.name());

@@ -13,8 +13,9 @@ use std::{
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
+use vxplane_harness::Netns;
 
-use super::netns::Netns;
+use super::netns;
 
 pub(crate) use vxplane::Daemon;
 

@@ -2,20 +2,15 @@
 //! forwarding entries known beforehand, nothing learned, and no bridge netfilter
 //! unless that is asked for.
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 
-use super::{Netns, Site, Variant, underlay};
-
-/// Below `/proc/sys/net`, there once its module is loaded.
-const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
+use super::{Netns, Site, Variant, netns, underlay};
 
 /// Both hosts with one container each.
 pub(super) fn site(variant: Variant) -> Result<Site> {
     let [a, b] = underlay::hosts(variant)?;
-    let client = Netns::create(&format!("{}-ca", variant.name()))?;
-    let server = Netns::create(&format!("{}-cb", variant.name()))?;
+    let client = netns::create(&format!("{}-ca", variant.name()))?;
+    let server = netns::create(&format!("{}-cb", variant.name()))?;
     for (host, container, own, other) in [(&a, &client, 0, 1), (&b, &server, 1, 0)] {
         overlay(host, container, own, other)?;
         if variant == Variant::Netfilter {
@@ -32,14 +27,13 @@ pub(super) fn site(variant: Variant) -> Result<Site> {
     })
 }
 
-/// Has bridged packets pass through netfilter.
 fn filter(host: &Netns) -> Result<()> {
     ensure!(
-        Path::new("/proc/sys/net").join(BRIDGE_NETFILTER).exists(),
+        netns::has_bridge_netfilter(),
         "this kernel has no bridge netfilter: run `modprobe br_netfilter` first, or measure \
          without it by `--variants bare,kernel,vxplane`, where no bar is judged"
     );
-    host.set(BRIDGE_NETFILTER, "1")
+    netns::set_bridge_netfilter(host, true)
 }
 
 fn overlay(host: &Netns, container: &Netns, own: usize, other: usize) -> Result<()> {
@@ -63,10 +57,10 @@ fn overlay(host: &Netns, container: &Netns, own: usize, other: usize) -> Result<
         host.ip(&format!("link set {port} up"))?;
     }
     host.ip("link set br0 up")?;
-    host.bridge(&format!(
-        "fdb replace {far} dev vx0 dst {vtep} self permanent"
+    host.run(&format!(
+        "bridge fdb replace {far} dev vx0 dst {vtep} self permanent"
     ))?;
-    host.bridge(&format!("fdb replace {far} dev vx0 master static"))?;
+    host.run(&format!("bridge fdb replace {far} dev vx0 master static"))?;
     container.ip(&format!("address add {address}/24 dev eth0"))?;
     container.ip("link set eth0 up")?;
     underlay::know(container, "eth0", underlay::CONTAINERS[other])

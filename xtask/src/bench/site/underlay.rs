@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use super::{Netns, Variant};
+use super::{Netns, Variant, netns};
 
 /// The underlay device on both hosts.
 pub(super) const DEVICE: &str = "underlay0";
@@ -30,8 +30,8 @@ pub(super) fn mac(address: Ipv4Addr) -> String {
 /// Both hosts, with static neighbours so that no variant pays for resolving.
 pub(super) fn hosts(variant: Variant) -> Result<[Netns; 2]> {
     let hosts = [
-        Netns::create(&format!("{}-a", variant.name()))?,
-        Netns::create(&format!("{}-b", variant.name()))?,
+        netns::create(&format!("{}-a", variant.name()))?,
+        netns::create(&format!("{}-b", variant.name()))?,
     ];
     let [a, b] = &hosts;
     a.ip(&format!(

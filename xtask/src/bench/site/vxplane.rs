@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Netns, Site, Variant, underlay};
+use super::{Netns, Site, Variant, netns, underlay};
 use crate::process::stdout_of;
 
 /// How long a daemon may take to start, and to stop.
@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Both hosts with one container each.
 pub(super) fn site(variant: Variant, binary: &Path) -> Result<Site> {
     let [a, b] = underlay::hosts(variant)?;
-    let client = Netns::create(&format!("{}-ca", variant.name()))?;
-    let server = Netns::create(&format!("{}-cb", variant.name()))?;
+    let client = netns::create(&format!("{}-ca", variant.name()))?;
+    let server = netns::create(&format!("{}-cb", variant.name()))?;
     let daemons = vec![Daemon::start(binary, &a)?, Daemon::start(binary, &b)?];
     for (daemon, container, own, other) in
         [(&daemons[0], &client, 0, 1), (&daemons[1], &server, 1, 0)]
