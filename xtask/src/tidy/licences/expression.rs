@@ -19,7 +19,8 @@ impl Expression {
     /// Whether choices can be made so that every licence is in `allowed`.
     pub(super) fn is_met_by(&self, allowed: &BTreeSet<String>) -> bool {
         match self {
-            Self::Licence(name) => allowed.contains(name),
+            // `+` offers later versions too: this one may be chosen.
+            Self::Licence(name) => allowed.contains(name.trim_end_matches('+')),
             Self::All(parts) => parts.iter().all(|part| part.is_met_by(allowed)),
             Self::Any(parts) => parts.iter().any(|part| part.is_met_by(allowed)),
         }
@@ -104,6 +105,12 @@ mod tests {
     fn is_met(expression: &str, allowed: &[&str]) -> bool {
         let allowed: BTreeSet<_> = allowed.iter().map(ToString::to_string).collect();
         parse(expression).unwrap().is_met_by(&allowed)
+    }
+
+    #[test]
+    fn or_later_offers_this_version_too() {
+        assert!(is_met("MPL-2.0+", &["MPL-2.0"]));
+        assert!(!is_met("MPL-1.1+", &["MPL-2.0"]));
     }
 
     #[test]
