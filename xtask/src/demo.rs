@@ -164,6 +164,8 @@ fn throughput(
             report.gbit_per_second, report.retransmits
         ));
     }
+    say("Both hosts share this machine's processors, with all else that runs: for figures");
+    say("that can be compared, `cargo xtask bench`.");
     Ok(())
 }
 
