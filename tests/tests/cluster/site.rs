@@ -45,7 +45,7 @@ impl Site {
 
     pub(crate) fn options(&self) -> EtcdOptions {
         let mut options = EtcdOptions::new(vec![self.etcd.address()]);
-        options.lease = Duration::from_secs(2);
+        options.lease = Duration::from_secs(5);
         options
     }
 

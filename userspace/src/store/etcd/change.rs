@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::warn;
 
 use super::{
-    Inner, ObjectKey, Seen,
+    Inner, Link, ObjectKey, Seen,
     client::{Conflict, Connection, Fault, Outcome},
-    guard::{Guard, Guarded},
+    guard::{Guard, Guarded, Step},
 };
 use crate::{
     model::{Endpoint, Network},
@@ -24,6 +24,10 @@ use crate::{
 const ARRIVAL: Duration = Duration::from_secs(10);
 /// How long to wait for a server after one was lost.
 const RECONNECT: Duration = Duration::from_secs(10);
+/// How long another server may take to be found.
+const FAILOVER: Duration = Duration::from_secs(3);
+/// How long to wait before a server is asked again that did not answer.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What this host remembers, to be put back if nothing comes of a change.
 #[derive(Debug, Default)]
@@ -47,8 +51,7 @@ impl Inner {
         if guarded.steps.is_empty() {
             return Ok(self.settle(changes).await?);
         }
-        let connection = self.link.borrow().connection().cloned();
-        let Some(connection) = connection else {
+        let Some(connection) = self.connection().await else {
             return Err(self.unavailable().into());
         };
         let before = self.remember(&changes).await?;
@@ -75,22 +78,36 @@ impl Inner {
                 if self.arrives(epoch, |seen| seen.revision >= revision).await {
                     return Ok(());
                 }
-                self.doubted.notify_one();
+                self.doubted.notify_waiters();
                 Err(self.unknown("the watch did not bring it").into())
             }
             Ok(Outcome::Conflict(conflict)) => {
                 let known = self.arrives(epoch, |seen| self.knows(seen, &conflict));
                 if !known.await {
-                    self.doubted.notify_one();
+                    self.doubted.notify_waiters();
                 }
                 Err(CommitError::Outdated)
             }
             Err(Fault::Lost(reason)) => {
-                self.doubted.notify_one();
-                if self.reads_anew(epoch).await {
-                    return Err(CommitError::Outdated);
+                let mut link = self.link.subscribe();
+                self.doubted.notify_waiters();
+                // Its answer would come by a connection that is lost.
+                let _ = timeout(AGAIN, link.changed()).await;
+                match self.asks_anew(guarded).await {
+                    Some(conflict) => {
+                        if !self
+                            .arrives(epoch, |seen| self.knows(seen, &conflict))
+                            .await
+                        {
+                            self.doubted.notify_waiters();
+                        }
+                        if self.has_come_true(guarded) {
+                            return Ok(());
+                        }
+                        Err(CommitError::Outdated)
+                    }
+                    None => Err(self.unknown(&reason).into()),
                 }
-                Err(self.unknown(&reason).into())
             }
             Err(fault) => Err(self.refused(&fault).into()),
         }
@@ -104,20 +121,58 @@ impl Inner {
         matches!(arrived, Ok(Ok(_)))
     }
 
-    /// Waits until the mirror was read anew.
-    async fn reads_anew(&self, epoch: u64) -> bool {
-        let mut seen = self.seen.subscribe();
-        let anew = seen.wait_for(|seen| seen.epoch != epoch);
-        matches!(timeout(RECONNECT, anew).await, Ok(Ok(_)))
+    /// The server that is in reach, waiting for another one if the last was lost
+    /// just now.
+    async fn connection(&self) -> Option<Connection> {
+        let mut link = self.link.subscribe();
+        let end = match &*link.borrow() {
+            Link::Up(connection) => return Some((**connection).clone()),
+            Link::Down { since, .. } => *since + FAILOVER,
+        };
+        let up = timeout_at(end, link.wait_for(|link| link.connection().is_some()));
+        up.await.ok()?.ok()?.connection().cloned()
+    }
+
+    /// Asks the next server how things stand that a lost transaction was about.
+    async fn asks_anew(&self, guarded: &Guarded) -> Option<Conflict> {
+        let end = Instant::now() + RECONNECT;
+        while Instant::now() < end {
+            let mut link = self.link.subscribe();
+            let up = timeout_at(end, link.wait_for(|link| link.connection().is_some()));
+            let connection = up.await.ok()?.ok()?.connection().cloned()?;
+            if let Ok(conflict) = connection.inspect(guarded).await {
+                return Some(conflict);
+            }
+            sleep(AGAIN).await;
+        }
+        None
+    }
+
+    /// Whether the mirror has what a transaction was to bring about.
+    fn has_come_true(&self, guarded: &Guarded) -> bool {
+        let state = self.state();
+        guarded.steps.iter().all(|step| match step {
+            Step::Put(key, value) => match self.object_key(key) {
+                Some(object) => state.mirror.has(&object, value),
+                None => true,
+            },
+            Step::Delete(key) => match self.object_key(key) {
+                Some(object) => state.mirror.version(&object) == Some(0),
+                None => true,
+            },
+        })
+    }
+
+    fn object_key(&self, key: &str) -> Option<ObjectKey> {
+        let part = self.keys.object_part(key.as_bytes())?;
+        ObjectKey::parse(std::str::from_utf8(part).ok()?)
     }
 
     /// Whether the mirror has what a transaction stumbled over.
     fn knows(&self, seen: &Seen, conflict: &Conflict) -> bool {
         let state = self.state();
         let old = |(key, version): &(String, i64)| {
-            let part = self.keys.object_part(key.as_bytes());
-            let text = part.and_then(|part| std::str::from_utf8(part).ok());
-            let object = text.and_then(ObjectKey::parse);
+            let object = self.object_key(key);
             object.is_some_and(|object| state.mirror.version(&object) == Some(*version))
         };
         seen.revision >= conflict.revision && !conflict.not.iter().any(old)

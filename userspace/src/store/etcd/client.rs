@@ -9,8 +9,8 @@ use std::{fs, future::Future, path::PathBuf, time::Duration};
 
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse,
-    Identity, KvClient, LeaseClient, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse,
-    WatchOptions, WatchStream,
+    Identity, KeyValue, KvClient, LeaseClient, PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp,
+    TxnOpResponse, TxnResponse, WatchOptions, WatchStream,
 };
 
 use super::{
@@ -273,9 +273,7 @@ impl Connection {
             let page = async { { page }.get(from.clone(), Some(options)).await };
             let mut page = within(DEADLINE, page).await?;
             if revision == 0 {
-                revision = page
-                    .header()
-                    .map_or(0, etcd_client::ResponseHeader::revision);
+                revision = page.header().map_or(0, ResponseHeader::revision);
             }
             let more = page.more();
             for kv in page.take_kvs() {
@@ -297,7 +295,7 @@ impl Connection {
 
     /// Does all of `guarded`, or nothing. `lease` is that of what is put.
     pub(super) async fn transact(&self, guarded: &Guarded, lease: i64) -> Result<Outcome, Fault> {
-        let conditions: Vec<_> = guarded.conditions.iter().collect();
+        let conditions = &guarded.conditions;
         let steps = guarded.steps.iter().map(|step| match step {
             Step::Put(key, value) => {
                 let options = PutOptions::new().with_lease(lease);
@@ -306,31 +304,23 @@ impl Connection {
             Step::Delete(key) => TxnOp::delete(key.as_str(), None),
         });
         let txn = Txn::new()
-            .when(conditions.iter().map(|it| compare(it)).collect::<Vec<_>>())
+            .when(conditions.iter().map(compare).collect::<Vec<_>>())
             .and_then(steps.collect::<Vec<_>>())
-            .or_else(conditions.iter().map(|it| look(it)).collect::<Vec<_>>());
+            .or_else(conditions.iter().map(look).collect::<Vec<_>>());
         let answer = within(DEADLINE, self.kv.clone().txn(txn)).await?;
         if answer.succeeded() {
-            let revision = answer
-                .header()
-                .map_or(0, etcd_client::ResponseHeader::revision);
+            let revision = answer.header().map_or(0, ResponseHeader::revision);
             return Ok(Outcome::Done(revision));
         }
-        let mut conflict = Conflict::default();
-        for (condition, found) in conditions.into_iter().zip(answer.op_responses()) {
-            let TxnOpResponse::Get(found) = found else {
-                continue;
-            };
-            let versions = found.kvs().iter().map(etcd_client::KeyValue::mod_revision);
-            let latest = versions.max().unwrap_or(0);
-            conflict.revision = conflict.revision.max(latest);
-            if let Condition::Version(key, version) = condition
-                && *version != latest
-            {
-                conflict.not.push((key.clone(), *version));
-            }
-        }
-        Ok(Outcome::Conflict(conflict))
+        Ok(Outcome::Conflict(conflict(guarded, &answer)))
+    }
+
+    /// How what a transaction is about stands now.
+    pub(super) async fn inspect(&self, guarded: &Guarded) -> Result<Conflict, Fault> {
+        let look = guarded.conditions.iter().map(look).collect::<Vec<_>>();
+        let txn = Txn::new().and_then(look);
+        let answer = within(DEADLINE, self.kv.clone().txn(txn)).await?;
+        Ok(conflict(guarded, &answer))
     }
 
     /// What happens to objects from `revision` on.
@@ -347,6 +337,26 @@ impl Connection {
     pub(super) fn leases(&self) -> LeaseClient {
         self.client.lease_client()
     }
+}
+
+/// What was found of what `guarded` expects.
+fn conflict(guarded: &Guarded, answer: &TxnResponse) -> Conflict {
+    let mut conflict = Conflict::default();
+    let found = answer.op_responses();
+    for (condition, found) in guarded.conditions.iter().zip(found) {
+        let TxnOpResponse::Get(found) = found else {
+            continue;
+        };
+        let versions = found.kvs().iter().map(KeyValue::mod_revision);
+        let latest = versions.max().unwrap_or(0);
+        conflict.revision = conflict.revision.max(latest);
+        if let Condition::Version(key, version) = condition
+            && *version != latest
+        {
+            conflict.not.push((key.clone(), *version));
+        }
+    }
+    conflict
 }
 
 /// What happened to a key, if it is an object's.

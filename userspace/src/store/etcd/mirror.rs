@@ -370,6 +370,19 @@ impl Mirror {
         self.view.cluster.nodes.get(name)
     }
 
+    /// Whether the object is there, believed, and has this value.
+    pub(super) fn has(&self, key: &ObjectKey, value: &[u8]) -> bool {
+        let Ok(record) = decode(key, value) else {
+            return false;
+        };
+        match record {
+            Record::Network(it) => self.view.networks.get(&it.name) == Some(&it),
+            Record::Endpoint(it) => self.endpoint(&it.id) == Some(&it),
+            Record::Peer(it) => self.view.peers.get(&it.ip) == Some(&it),
+            Record::Node(it) => self.view.cluster.nodes.get(&it.name) == Some(&it),
+        }
+    }
+
     /// The keys of all objects that hold up by themselves.
     pub(super) fn keys(&self) -> BTreeSet<String> {
         let networks = self.networks.keys().cloned().map(ObjectKey::Network);

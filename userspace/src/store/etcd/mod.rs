@@ -259,16 +259,28 @@ impl Inner {
         self.pictures.publish(|contents| state.compose(contents))
     }
 
+    /// Why nothing can be asked now.
     fn unavailable(&self) -> StoreError {
-        let reason = match &*self.link.borrow() {
-            Link::Up(_) => "it is busy".to_owned(),
+        let store = self.options.describe();
+        match &*self.link.borrow() {
+            Link::Up(_) => StoreError::Unavailable {
+                store,
+                reason: "it is busy".to_owned(),
+            },
+            Link::Down {
+                reason,
+                fault: Fault::Refused(_),
+                ..
+            } => {
+                let reason = format!("{reason}; check --etcd-user and what it may do");
+                StoreError::Refused { store, reason }
+            }
             Link::Down { since, reason, .. } => {
                 let seconds = since.elapsed().as_secs();
-                format!("for {seconds} s; {reason}")
+                let reason = format!("for {seconds} s; {reason}");
+                StoreError::Unavailable { store, reason }
             }
-        };
-        let store = self.options.describe();
-        StoreError::Unavailable { store, reason }
+        }
     }
 
     /// If another one has this node's name.
@@ -283,12 +295,8 @@ impl Inner {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Link::Down { fault, .. } = &*self.link.borrow() {
-            let unavailable = self.unavailable();
-            problems.push(match fault {
-                Fault::Refused(_) => format!("{unavailable}; check --etcd-user and its password"),
-                _ => unavailable.to_string(),
-            });
+        if self.link.borrow().connection().is_none() {
+            problems.push(self.unavailable().to_string());
         }
         problems.extend(self.name_taken().map(|error| error.to_string()));
         let state = self.state();
