@@ -74,10 +74,11 @@ pub const MAX_LEARNED: u32 = 65_536;
 pub const MAX_LEARNED_PER_NETWORK: u32 = 8192;
 /// Networks on one host.
 pub const MAX_NETWORKS: u32 = 4096;
-/// (Network, VTEP) pairs.
+/// (Network, VTEP) pairs, and slots of all flood lists.
 pub const MAX_PEERS: u32 = 65_536;
 /// Copies one broadcast frame can become: local endpoints plus peers of a network.
-pub const MAX_FLOOD: u32 = 1024;
+/// A bound on the time the kernel spends on one frame, not on memory.
+pub const MAX_FLOOD: u32 = 8192;
 /// (Reason, direction, network) triples that are counted apart.
 pub const MAX_DROP_KEYS: u32 = if cfg!(feature = "next-layout") {
     32_768

@@ -1,5 +1,6 @@
 //! The reconciler against a real kernel, in namespaces that play machines.
 
+mod cluster;
 mod neighbours;
 mod node;
 mod recovery;

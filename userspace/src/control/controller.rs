@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -19,6 +19,10 @@ use crate::{
 
 /// How often the kernel is compared even if nothing is known to have changed.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// How long after a pass the next may begin for the sake of other hosts. They may
+/// change a thousand times a second, which are not to be a thousand passes.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Makes the kernel equal to what is desired.
 pub trait Reconcile: Send {
@@ -73,10 +77,16 @@ impl Controller {
         let mut timer = interval(PERIOD);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
-        self.pass(&mut reconciler).await;
+        let mut here = self.pass(&mut reconciler).await;
+        let mut ended = Instant::now();
         loop {
             tokio::select! {
-                changed = self.pictures.changed() => if changed.is_err() { return },
+                changed = self.pictures.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.gather(&here, ended).await;
+                }
                 Some(query) = self.queries.recv() => {
                     // Nobody waiting for the answer any more is no error.
                     let _ = query.send(reconciler.counters());
@@ -86,11 +96,34 @@ impl Controller {
                 _ = timer.tick() => {}
                 () = &mut stop => return,
             }
-            self.pass(&mut reconciler).await;
+            here = self.pass(&mut reconciler).await;
+            ended = Instant::now();
         }
     }
 
-    async fn pass(&mut self, reconciler: &mut impl Reconcile) {
+    /// Lets changes of other hosts gather for a moment if the last pass `ended`
+    /// just now. What somebody here waits for is not held up.
+    async fn gather(&mut self, before: &Picture, ended: Instant) {
+        let until = ended + PAUSE;
+        let of_others_alone = |now: &Picture| {
+            let (before, now) = (&before.contents.desired, &now.contents.desired);
+            before.networks == now.networks
+                && before.endpoints == now.endpoints
+                && before.peers == now.peers
+        };
+        loop {
+            let now = Arc::clone(&self.pictures.borrow_and_update());
+            if !of_others_alone(&now) {
+                return;
+            }
+            if !matches!(timeout_at(until, self.pictures.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Reconciles with the latest picture and returns it.
+    async fn pass(&mut self, reconciler: &mut impl Reconcile) -> Arc<Picture> {
         let picture = Arc::clone(&self.pictures.borrow_and_update());
         let begun = Instant::now();
         let report = reconciler.reconcile(&picture.contents.desired).await;
@@ -104,6 +137,7 @@ impl Controller {
             report,
         };
         self.observed.send_replace(Arc::new(observed));
+        picture
     }
 
     /// A problem is told when it appears, not at every pass it lasts.

@@ -162,8 +162,10 @@ impl Control {
     fn effective_mtu(&self, network: &Network) -> Option<u32> {
         let observed = self.inner.observed.borrow();
         let underlay = observed.report.underlay.as_ref();
+        let in_effect = observed.report.mtus.get(&network.name);
         network
             .mtu
+            .or_else(|| in_effect.copied())
             .or_else(|| underlay.map(|underlay| underlay.mtu.saturating_sub(OVERHEAD_IPV4)))
     }
 }

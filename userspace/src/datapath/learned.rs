@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::task::AbortHandle;
 use vxplane_common::abi::{
-    FdbEntry, FdbKey, LearnBudget, Learned, MAX_LEARNED_PER_NETWORK, Network, Peer, PeerKey,
+    FdbEntry, FdbKey, LearnBudget, Learned, MAX_LEARNED_PER_NETWORK, PEER_LEARN, Peer, PeerKey,
 };
 
 use super::{Error, Maps, SharedMaps, clock, lock};
@@ -37,37 +37,35 @@ impl Ageing {
 }
 
 /// What decides whether a learned address stays.
-#[derive(Debug)]
-struct Known<'a> {
-    endpoints: &'a BTreeMap<FdbKey, FdbEntry>,
-    peers: &'a BTreeMap<PeerKey, Peer>,
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// What the control plane says of that address.
+    endpoint: Option<FdbEntry>,
+    /// The peer it is behind.
+    peer: Option<Peer>,
     /// Since boot.
     now: Duration,
     max_age: Duration,
 }
 
-impl Known<'_> {
-    /// Young enough, not (any more) the address of an endpoint of ours, and
-    /// behind a peer that is reached as it was then.
-    fn keeps(&self, key: &FdbKey, entry: &Learned) -> bool {
+impl Known {
+    /// Young enough, not (any more) the address of an endpoint, and behind a peer
+    /// that is learned from and reached as it was then.
+    fn keeps(&self, entry: &Learned) -> bool {
         let age = self.now.saturating_sub(Duration::from_nanos(entry.seen));
-        let peer = self.peers.get(&PeerKey {
-            vni: key.vni,
-            vtep: entry.vtep,
-        });
-        age < self.max_age
-            && !self.endpoints.contains_key(key)
-            && peer.is_some_and(|peer| peer.outer == entry.outer && peer.ifindex == entry.ifindex)
+        let as_then = |peer: &Peer| {
+            peer.flags & PEER_LEARN != 0
+                && peer.outer == entry.outer
+                && peer.ifindex == entry.ifindex
+        };
+        age < self.max_age && self.endpoint.is_none() && self.peer.as_ref().is_some_and(as_then)
     }
 }
 
 /// How many more addresses each network may learn.
-fn budgets<'a>(
-    networks: &BTreeMap<u32, Network>,
-    learned: impl Iterator<Item = &'a FdbKey>,
-) -> BTreeMap<u32, u64> {
+fn budgets<'a>(networks: &[u32], learned: impl Iterator<Item = &'a FdbKey>) -> BTreeMap<u32, u64> {
     let mut budgets: BTreeMap<u32, u64> = networks
-        .keys()
+        .iter()
         .map(|vni| (*vni, u64::from(MAX_LEARNED_PER_NETWORK)))
         .collect();
     for key in learned {
@@ -85,20 +83,29 @@ impl Maps {
         if self.filling {
             return Ok(());
         }
-        let (endpoints, peers) = (self.fdb.snapshot()?, self.peers.snapshot()?);
-        let known = Known {
-            endpoints: &endpoints,
-            peers: &peers,
-            now: clock::now(),
-            max_age: self.ageing.max_age,
-        };
-        let mut learned = self.learned.snapshot()?;
-        for (key, _) in learned.extract_if(.., |key, entry| !known.keeps(key, entry)) {
-            self.learned.remove(&key)?;
+        let (now, max_age) = (clock::now(), self.ageing.max_age);
+        let mut stay = Vec::new();
+        for (key, entry) in self.learned.entries()? {
+            let peer = PeerKey {
+                vni: key.vni,
+                vtep: entry.vtep,
+            };
+            // Looked up one by one: the maps they are in may be far larger.
+            let known = Known {
+                endpoint: self.fdb.get(&key)?,
+                peer: self.peers.get(&peer)?,
+                now,
+                max_age,
+            };
+            if known.keeps(&entry) {
+                stay.push(key);
+            } else {
+                self.learned.remove(&key)?;
+            }
         }
-        let networks = self.networks.snapshot()?;
+        let networks = self.networks.keys()?;
         self.ageing.unlearned = self.unlearned_by_network()?;
-        for (vni, remaining) in budgets(&networks, learned.keys()) {
+        for (vni, remaining) in budgets(&networks, stay.iter()) {
             let budget = LearnBudget {
                 remaining,
                 refused: 0,
@@ -147,7 +154,7 @@ pub(super) fn keep_sweeping(maps: SharedMaps, max_age: Duration) -> AbortHandle 
 #[cfg(test)]
 mod tests {
     use vxplane_common::{
-        abi::{FDB_LOCAL, Outer, PEER_LEARN},
+        abi::{FDB_LOCAL, Outer},
         types::MacAddr,
     };
 
@@ -163,7 +170,7 @@ mod tests {
         }
     }
 
-    fn outer(byte: u8) -> Outer {
+    const fn outer(byte: u8) -> Outer {
         Outer {
             ipv4_sum: 0,
             header: [byte; 36],
@@ -171,9 +178,12 @@ mod tests {
         }
     }
 
-    fn peers() -> BTreeMap<PeerKey, Peer> {
-        let key = PeerKey { vni: 7, vtep: VTEP };
-        BTreeMap::from([(key, Peer::new(PEER_LEARN, 3, outer(1)))])
+    const fn peer(flags: u32, ifindex: u32) -> Peer {
+        Peer {
+            flags,
+            ifindex,
+            outer: outer(1),
+        }
     }
 
     fn learned(seen: Duration) -> Learned {
@@ -182,48 +192,48 @@ mod tests {
     }
 
     #[test]
-    fn forgets_the_old_the_local_and_what_is_behind_strangers() {
-        let local = FdbEntry {
+    fn forgets_the_old_the_known_and_what_is_behind_others() {
+        let known = Known {
+            endpoint: None,
+            peer: Some(peer(PEER_LEARN, 3)),
+            now: Duration::from_secs(1000),
+            max_age: Duration::from_mins(5),
+        };
+        let fresh = learned(Duration::from_secs(999));
+        assert!(known.keeps(&fresh));
+        assert!(known.keeps(&learned(Duration::from_secs(701))));
+        assert!(!known.keeps(&learned(Duration::from_secs(700))));
+        let seen_after_now = learned(Duration::from_secs(1001));
+        assert!(known.keeps(&seen_after_now));
+
+        let endpoint = FdbEntry {
             kind: FDB_LOCAL,
             ifindex: 9,
             ipv4: [0; 4],
             slot: 0,
             outer: outer(0),
         };
-        let endpoints = BTreeMap::from([(key(7, 1), local)]);
-        let known = Known {
-            endpoints: &endpoints,
-            peers: &peers(),
-            now: Duration::from_secs(1000),
-            max_age: Duration::from_mins(5),
+        let of_endpoint = Known {
+            endpoint: Some(endpoint),
+            ..known
         };
-        let fresh = learned(Duration::from_secs(999));
-        assert!(known.keeps(&key(7, 2), &fresh));
-        assert!(known.keeps(&key(7, 2), &learned(Duration::from_secs(701))));
-        assert!(!known.keeps(&key(7, 2), &learned(Duration::from_secs(700))));
-        assert!(!known.keeps(&key(7, 1), &fresh), "an endpoint's address");
-        assert!(
-            !known.keeps(&key(8, 2), &fresh),
-            "not a peer of that network"
-        );
-        let moved = Learned {
-            ifindex: 4,
-            ..fresh
-        };
-        assert!(!known.keeps(&key(7, 2), &moved), "reached another way now");
-        let seen_after_now = learned(Duration::from_secs(1001));
-        assert!(known.keeps(&key(7, 2), &seen_after_now));
+        assert!(!of_endpoint.keeps(&fresh), "an endpoint's address");
+        for (peer, what) in [
+            (None, "not a peer of that network"),
+            (Some(peer(0, 3)), "a node, whose endpoints are known"),
+            (Some(peer(PEER_LEARN, 4)), "reached another way now"),
+        ] {
+            assert!(!Known { peer, ..known }.keeps(&fresh), "{what}");
+        }
     }
 
     #[test]
     fn each_network_has_a_budget_of_its_own() {
-        let networks =
-            BTreeMap::from([(7, Network { flood_len: 0 }), (8, Network { flood_len: 1 })]);
         let learned = [key(7, 1), key(7, 2), key(9, 1)];
         let expected = BTreeMap::from([
             (7, u64::from(MAX_LEARNED_PER_NETWORK) - 2),
             (8, u64::from(MAX_LEARNED_PER_NETWORK)),
         ]);
-        assert_eq!(budgets(&networks, learned.iter()), expected);
+        assert_eq!(budgets(&[7, 8], learned.iter()), expected);
     }
 }

@@ -1,17 +1,19 @@
 //! Typed access to the maps the daemon writes and reads.
 
-use std::{borrow::Borrow, collections::BTreeMap};
+use std::{borrow::Borrow, collections::BTreeMap, os::fd::AsFd};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    maps::{
+        HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+    },
 };
 use vxplane_common::abi::{
     Counter, DropKey, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Learned,
     Neighbour, NeighbourKey, Network, Peer, PeerKey, Traffic, map,
 };
 
-use super::{Error, learned::Ageing};
+use super::{Error, dump::dump, learned::Ageing};
 
 /// One hash map.
 #[derive(Debug)]
@@ -28,16 +30,29 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         }
     }
 
+    /// All entries, in no order.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, Error> {
+        let entries = dump(self.map.map().fd().as_fd());
+        entries.map_err(|source| self.error(MapError::IoError(source)))
+    }
+
     /// All entries, in the order of their keys.
     pub fn snapshot(&self) -> Result<BTreeMap<K, V>, Error> {
-        let entries: Result<_, _> = self.map.iter().collect();
-        entries.map_err(|source| self.error(source))
+        Ok(self.entries()?.into_iter().collect())
     }
 
     /// The keys alone, in no order.
     pub fn keys(&self) -> Result<Vec<K>, Error> {
-        let keys: Result<_, _> = self.map.keys().collect();
-        keys.map_err(|source| self.error(source))
+        Ok(self.entries()?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// One entry, if it is there.
+    pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(self.error(source)),
+        }
     }
 
     /// Writes one entry, atomically to its readers.

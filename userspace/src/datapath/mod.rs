@@ -9,6 +9,7 @@
 mod attach;
 mod clock;
 mod counters;
+mod dump;
 pub mod ethtool;
 mod events;
 pub mod guard;

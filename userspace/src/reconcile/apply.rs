@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::{
     describe,
+    held::Held,
     observe::{Container, FALLBACK, host_veth},
     plan::{Entry, FALLBACK_MTU, Key, Op, Step},
 };
@@ -15,6 +16,9 @@ use crate::{
     model::Desired,
     netlink::{self, LinkChange, Netlink, Netns, NetnsError, VethPair, find_port_owner},
 };
+
+/// Steps after which others get their turn.
+const FAIR_SHARE: usize = 256;
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +45,7 @@ pub(super) struct Outcome {
     pub(super) failed: BTreeMap<String, String>,
     /// The host's.
     pub(super) problems: Vec<String>,
-    /// Whether what is learned should be looked through: peers or endpoints
+    /// Whether what is learned should be looked through: peers or networks
     /// changed.
     pub(super) stale_learned: bool,
 }
@@ -50,6 +54,7 @@ pub(super) struct Outcome {
 pub(super) struct Hands<'a> {
     pub(super) netlink: &'a Netlink,
     pub(super) datapath: &'a mut Datapath,
+    pub(super) held: &'a mut Held,
     pub(super) desired: &'a Desired,
     pub(super) containers: &'a BTreeMap<String, Container>,
     pub(super) tc: TcMode,
@@ -71,7 +76,11 @@ impl Hands<'_> {
     /// Takes the steps in their order.
     pub(super) async fn take(&mut self, steps: &[Step]) -> Outcome {
         let mut outcome = Outcome::default();
-        for Step { owner, op } in steps {
+        for (number, Step { owner, op }) in steps.iter().enumerate() {
+            // Tens of thousands of map entries take a while.
+            if number % FAIR_SHARE == FAIR_SHARE - 1 {
+                tokio::task::yield_now().await;
+            }
             let turn_is_over = |id: &String| outcome.failed.contains_key(id);
             if owner.as_ref().is_some_and(turn_is_over) {
                 continue;
@@ -79,13 +88,20 @@ impl Hands<'_> {
             match (self.step(owner.as_deref(), op).await, owner) {
                 (Ok(()), _) => {
                     tracing::debug!(owner, ?op, "done");
+                    self.held.note(op);
                     outcome.changes += usize::from(is_change(op));
                     outcome.stale_learned |= touches_learned(op);
                 }
                 (Err(error), Some(id)) => {
                     outcome.failed.insert(id.clone(), describe(&error));
                 }
-                (Err(error), None) => outcome.problems.push(describe(&error)),
+                (Err(error), None) => {
+                    let problem = describe(&error);
+                    // A map that is full is so for every entry.
+                    if !outcome.problems.contains(&problem) {
+                        outcome.problems.push(problem);
+                    }
+                }
             }
         }
         outcome
@@ -249,15 +265,18 @@ fn is_change(op: &Op) -> bool {
 fn touches_learned(op: &Op) -> bool {
     matches!(
         op,
-        Op::Put(Entry::Fdb(..) | Entry::Peer(..) | Entry::Network(..))
-            | Op::Remove(Key::Peer(_) | Key::Network(_))
+        Op::Put(Entry::Peer(..) | Entry::Network(..)) | Op::Remove(Key::Peer(_) | Key::Network(_))
     )
 }
 
 fn put(maps: &mut Maps, entry: Entry) -> Result<(), datapath::Error> {
     match entry {
         Entry::Endpoint(key, value) => maps.endpoints.put(key, value),
-        Entry::Fdb(key, value) => maps.fdb.put(key, value),
+        Entry::Fdb(key, value) => {
+            maps.fdb.put(key, value)?;
+            // What was learned of it no longer matters.
+            maps.learned.remove(&key)
+        }
         Entry::Neighbour(key, value) => maps.neighbours.put(key, value),
         Entry::Network(key, value) => maps.networks.put(key, value),
         Entry::Peer(key, value) => maps.peers.put(key, value),

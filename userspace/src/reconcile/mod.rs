@@ -3,12 +3,15 @@
 
 mod apply;
 mod claim;
+mod held;
 pub mod observe;
 pub mod plan;
 mod reconciler;
+pub mod remotes;
 #[cfg(test)]
 mod simulation;
 pub mod tables;
+mod ways;
 
 use std::{collections::BTreeMap, error::Error, io, net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -113,6 +116,19 @@ pub struct DatapathStatus {
     pub xdp_reason: String,
 }
 
+/// How the maps compared to what the daemon had written there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// Entries found different at the last reading, before they were repaired.
+    pub last: usize,
+    /// Entries found different since the daemon started.
+    pub total: u64,
+    /// Entries there were at the last reading.
+    pub entries: usize,
+    /// How often the maps were read.
+    pub audits: u64,
+}
+
 /// What one reconcile found and did.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -126,6 +142,10 @@ pub struct Report {
     pub problems: Vec<String>,
     /// How many changes were made to the kernel.
     pub changes: usize,
+    /// Whether somebody else changed the maps.
+    pub drift: Drift,
+    /// Bytes of an inner IP packet, by network this host has part in.
+    pub mtus: BTreeMap<String, u32>,
 }
 
 /// One drop counter, summed over CPUs.

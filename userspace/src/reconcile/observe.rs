@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use futures_util::{StreamExt, future::join_all, stream};
+use futures_util::{StreamExt, stream};
 use ipnetwork::Ipv4Network;
 use vxplane_common::{abi::Config, types::MacAddr};
 
@@ -188,24 +188,6 @@ pub(super) fn fallback(links: &[Link]) -> Fallback {
             _ => Fallback::Foreign,
         },
     }
-}
-
-/// The way to each peer. A peer without a route is left out.
-pub(super) async fn routes(
-    netlink: &Netlink,
-    desired: &Desired,
-    underlay: Option<&Underlay>,
-) -> BTreeMap<Ipv4Addr, Way> {
-    let source = underlay.map(|underlay| underlay.vtep);
-    let look_up = desired.peers.keys().map(|peer| async move {
-        let route = netlink.route_to(*peer, source).await.ok()?;
-        let way = Way {
-            ifindex: route.device?,
-            on_link: !route.by_gateway,
-        };
-        Some((*peer, way))
-    });
-    join_all(look_up).await.into_iter().flatten().collect()
 }
 
 /// First entropy port and how many there are, as the kernel's own tunnels take
@@ -413,24 +395,6 @@ pub(super) fn devices(
         devices.push((Program::FromUnderlay, on_underlay));
     }
     devices
-}
-
-/// Reads the maps, if they are loaded.
-pub(super) fn tables(datapath: &Datapath) -> Result<Option<Tables>, ObserveError> {
-    let maps = match datapath.maps() {
-        Ok(maps) => maps,
-        Err(datapath::Error::NotLoaded) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some(Tables {
-        endpoints: maps.endpoints.snapshot()?,
-        fdb: maps.fdb.snapshot()?,
-        neighbours: maps.neighbours.snapshot()?,
-        networks: maps.networks.snapshot()?,
-        peers: maps.peers.snapshot()?,
-        flood: maps.flood.snapshot()?,
-        budgets: maps.learn_budget.snapshot()?,
-    }))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnetwork::Ipv4Network;
 use vxplane_common::abi::{
     Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Neighbour,
@@ -14,7 +15,8 @@ use vxplane_common::abi::{
 
 use super::{
     observe::{Container, FALLBACK, Fallback, HostVeth, Interface, Observed, host_veth},
-    tables::{Tables, Wired},
+    remotes::Remotes,
+    tables::{Composed, Tables, Wired},
 };
 use crate::{
     datapath::{Attached, Device, Program, Takeover, TcMode, guard},
@@ -33,6 +35,8 @@ const USUAL_MTU: u32 = 1500;
 pub struct Wanted<'a> {
     /// What the user asked for.
     pub desired: &'a Desired,
+    /// What of it is on other nodes.
+    pub remotes: &'a Remotes,
     /// VXLAN UDP port.
     pub port: u16,
 }
@@ -167,11 +171,22 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Endpoints that no step can help, by ID, and why.
     pub blocked: BTreeMap<String, String>,
+    /// Sentences on what else no step can help.
+    pub problems: Vec<String>,
+    /// What the maps hold after it, once they are loaded.
+    pub tables: Option<Tables>,
 }
 
 impl Plan {
     fn host(&mut self, op: Op) {
         self.steps.push(Step { owner: None, op });
+    }
+
+    /// Whether nothing but map entries change, of which it is known what they
+    /// become.
+    pub(super) fn is_about_maps_alone(&self) -> bool {
+        let is_entry = |step: &Step| matches!(step.op, Op::Put(_) | Op::Remove(_));
+        self.steps.iter().all(is_entry)
     }
 
     fn endpoint(&mut self, id: &str, op: Op) {
@@ -180,12 +195,15 @@ impl Plan {
     }
 }
 
-/// The MTU of a network: what the user fixed, or what the underlay leaves.
-pub fn overlay_mtu(network: &model::Network, underlay_mtu: Option<u32>) -> u32 {
-    let derived = underlay_mtu
-        .unwrap_or(USUAL_MTU)
-        .saturating_sub(OVERHEAD_IPV4);
-    network.mtu.unwrap_or(derived)
+/// The MTU of a network: what the user fixed, or what the narrowest underlay of
+/// the nodes in it leaves.
+pub fn overlay_mtu(network: &model::Network, wanted: &Wanted<'_>, observed: &Observed) -> u32 {
+    let own = observed.underlay.as_ref().map_or(USUAL_MTU, |u| u.mtu);
+    let narrowest = wanted.remotes.smallest_mtu(network.vni);
+    let derived = narrowest.map_or(own, |other| own.min(other));
+    network
+        .mtu
+        .unwrap_or_else(|| derived.saturating_sub(OVERHEAD_IPV4))
 }
 
 /// What to do next.
@@ -230,7 +248,7 @@ pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
         // Nothing comes up of which it is not known whether it is guarded.
         let at = (Program::FromContainer, wired.ifindex);
         if !observed.unclear.contains_key(&at) {
-            plan_interface(observed, wired, &mut plan);
+            plan_interface(wanted, observed, wired, &mut plan);
         }
     }
     plan_detach(observed, &attachments, &mut plan);
@@ -310,7 +328,7 @@ fn sort<'a>(wanted: &Wanted<'a>, observed: &Observed, plan: &mut Plan) -> Sorted
                         format!("the container already has an interface {}", endpoint.ifname);
                     plan.blocked.insert(id.clone(), reason);
                 } else {
-                    let mtu = overlay_mtu(network, observed.underlay.as_ref().map(|u| u.mtu));
+                    let mtu = overlay_mtu(network, wanted, observed);
                     sorted.create.push((id, mtu));
                 }
             }
@@ -384,7 +402,8 @@ fn plan_tables(
     wired: &[Wired<'_>],
     plan: &mut Plan,
 ) {
-    let tables = Tables::wanted(wanted, observed, held, wired);
+    let Composed { tables, problems } = Composed::new(wanted, observed, held, wired);
+    plan.problems.extend(problems);
     let owners: BTreeMap<u32, &str> = wired
         .iter()
         .map(|wired| (wired.ifindex, wired.endpoint.id.as_str()))
@@ -435,6 +454,7 @@ fn plan_tables(
     for key in steps.removals.into_iter().rev() {
         plan.host(Op::Remove(key));
     }
+    plan.tables = Some(tables);
 }
 
 /// Map changes, in the order of the maps they are for.
@@ -445,22 +465,24 @@ struct TableSteps {
 }
 
 impl TableSteps {
+    /// A key that is in both becomes one update: there is never a moment without
+    /// an entry.
     fn diff<K: Ord + Copy, V: PartialEq + Copy>(
         &mut self,
-        wanted: &BTreeMap<K, V>,
-        held: &BTreeMap<K, V>,
+        wanted: &OrdMap<K, V>,
+        held: &OrdMap<K, V>,
         put: impl Fn(K, V) -> Entry,
         remove: impl Fn(K) -> Key,
     ) {
-        let differs = |(key, value): &(&K, &V)| held.get(key) != Some(*value);
-        self.puts.extend(
-            wanted
-                .iter()
-                .filter(differs)
-                .map(|(key, value)| put(*key, *value)),
-        );
-        let stale = held.keys().filter(|key| !wanted.contains_key(key));
-        self.removals.extend(stale.map(|key| remove(*key)));
+        for item in held.diff(wanted) {
+            match item {
+                DiffItem::Add(key, value)
+                | DiffItem::Update {
+                    new: (key, value), ..
+                } => self.puts.push(put(*key, *value)),
+                DiffItem::Remove(key, _) => self.removals.push(remove(*key)),
+            }
+        }
     }
 }
 
@@ -518,7 +540,7 @@ fn plan_attach(
 }
 
 /// The container's interface: as desired, and up last of all.
-fn plan_interface(observed: &Observed, wired: &Wired<'_>, plan: &mut Plan) {
+fn plan_interface(wanted: &Wanted<'_>, observed: &Observed, wired: &Wired<'_>, plan: &mut Plan) {
     let (id, endpoint) = (wired.endpoint.id.as_str(), wired.endpoint);
     let (
         Some(veth),
@@ -530,7 +552,7 @@ fn plan_interface(observed: &Observed, wired: &Wired<'_>, plan: &mut Plan) {
     else {
         return;
     };
-    let mtu = overlay_mtu(wired.network, observed.underlay.as_ref().map(|u| u.mtu));
+    let mtu = overlay_mtu(wired.network, wanted, observed);
     let prefix = wired.network.subnet.prefix();
     let index = interface.index;
     if let Ok(address) = Ipv4Network::new(endpoint.ip, prefix) {

@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error as StdError,
-    net::Ipv4Addr,
+    fmt,
+    time::{Duration, Instant},
 };
 
 use ipnetwork::Ipv4Network;
@@ -16,13 +17,16 @@ use super::{
     apply::{Hands, Outcome},
     claim::Claim,
     describe,
+    held::Held,
     observe::{self, Container, FALLBACK, Fallback, HostVeth, ObserveError, Observed, Standing},
-    plan::{Plan, Wanted, plan},
-    tables::flood_overflow,
+    plan::{Plan, Wanted, overlay_mtu, plan},
+    remotes::Remotes,
+    tables::Tables,
+    ways::Ways,
 };
 use crate::{
     datapath::{self, Datapath, Program, Takeover, TcMode, guard::Guard},
-    model::Desired,
+    model::{Desired, Network},
     netlink::{self, Link, Netlink},
     underlay::Surroundings,
 };
@@ -30,6 +34,10 @@ use crate::{
 /// Passes of one reconcile. Making everything from nothing takes four: devices,
 /// programs, maps and interfaces, and one that finds nothing to do.
 const PASSES: usize = 6;
+
+/// For how long what was seen of this host is good enough when only other hosts
+/// changed. Shorter than the time within which damage is to be repaired.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// The only writer of this host's kernel state.
 #[derive(Debug)]
@@ -41,6 +49,10 @@ pub struct Reconciler {
     /// As found last, for when the default route is gone for a while.
     underlay: Option<Underlay>,
     guard: Option<GuardFor>,
+    held: Held,
+    remotes: Remotes,
+    ways: Ways,
+    last: Option<Settled>,
     changes: watch::Sender<u64>,
     watching: AbortHandle,
     _claim: Claim,
@@ -68,6 +80,39 @@ struct Seen {
     problem: Option<String>,
 }
 
+/// How this host was when nothing was left to do.
+struct Settled {
+    seen: Seen,
+    /// When that was seen.
+    at: Instant,
+    /// How many changes the kernel had told of.
+    changes: u64,
+    /// What was desired.
+    desired: Desired,
+}
+
+impl fmt::Debug for Settled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settled")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settled {
+    /// Whether what was seen of this host will do for `desired`: nothing but
+    /// other hosts changed.
+    fn will_do(&self, desired: &Desired, changes: u64) -> bool {
+        let before = &self.desired;
+        self.at.elapsed() < RECENT
+            && self.changes == changes
+            && before.networks == desired.networks
+            && before.endpoints == desired.endpoints
+            && before.peers == desired.peers
+            && before.cluster != desired.cluster
+    }
+}
+
 impl Reconciler {
     /// Connects to the kernel of the network namespace this thread is in. Changes
     /// nothing there yet. Must be called within a tokio runtime.
@@ -89,6 +134,10 @@ impl Reconciler {
             tc,
             underlay: None,
             guard: None,
+            held: Held::default(),
+            remotes: Remotes::default(),
+            ways: Ways::default(),
+            last: None,
             watching: netlink::watch(changes.clone()).map_err(StartError::Netlink)?,
             changes,
             options,
@@ -119,40 +168,94 @@ impl Reconciler {
         desired: &Desired,
         report: &mut Report,
     ) -> Result<(), ObserveError> {
-        let wanted = Wanted {
-            desired,
-            port: self.options.port,
+        let changes = *self.changes.borrow();
+        let (mut seen, at) = match self.last.take() {
+            Some(last) if last.will_do(desired, changes) => {
+                (self.look_elsewhere(last.seen, desired).await, last.at)
+            }
+            _ => {
+                let now = Instant::now();
+                (self.observe(desired, BTreeMap::new()).await?, now)
+            }
         };
-        let mut seen = self.observe(desired, BTreeMap::new()).await?;
-        let mut next = plan(&wanted, &seen.observed);
+        let mut next = self.plan(desired, &seen.observed);
         let mut outcome = Outcome::default();
         for _ in 1..PASSES {
             if next.steps.is_empty() {
                 outcome = Outcome::default();
                 break;
             }
-            let mut containers = std::mem::take(&mut seen.observed.containers);
+            let containers = std::mem::take(&mut seen.observed.containers);
             outcome = self.apply(desired, &containers, &next).await;
             report.changes += outcome.changes;
-            // Nothing happened in the other containers.
-            for step in &next.steps {
-                let owner = step.owner.as_ref();
-                owner.and_then(|id| containers.remove(id));
-            }
-            seen = self.observe(desired, containers).await?;
-            let before = std::mem::replace(&mut next, plan(&wanted, &seen.observed));
+            seen = self.look_again(desired, seen, containers, &next).await?;
+            let before = std::mem::replace(&mut next, self.plan(desired, &seen.observed));
             // The same again would fail again.
             if before.steps == next.steps {
                 break;
             }
         }
         report.underlay.clone_from(&seen.observed.underlay);
-        report.problems.extend(seen.problem.take());
+        report.problems.extend(seen.problem.clone());
+        let wanted = self.wanted(desired);
         report.problems.extend(problems(&wanted, &seen.observed));
+        report.problems.append(&mut next.problems);
         report.problems.append(&mut outcome.problems);
+        report.mtus = mtus(&wanted, &seen.observed);
+        report.drift = self.held.drift();
         report.datapath = self.place_guard(&seen, report);
         report.endpoints = self.states(desired, &seen.observed, &next, outcome, report);
+        if next.steps.is_empty() {
+            self.held.settle(next.tables);
+            self.last = Some(Settled {
+                seen,
+                at,
+                changes,
+                desired: desired.clone(),
+            });
+        }
         Ok(())
+    }
+
+    fn wanted<'a>(&'a self, desired: &'a Desired) -> Wanted<'a> {
+        Wanted {
+            desired,
+            remotes: &self.remotes,
+            port: self.options.port,
+        }
+    }
+
+    fn plan(&mut self, desired: &Desired, observed: &Observed) -> Plan {
+        self.remotes.follow(desired, self.options.port, observed);
+        plan(&self.wanted(desired), observed)
+    }
+
+    /// What was `seen` a moment ago, with what other hosts made of it.
+    async fn look_elsewhere(&mut self, mut seen: Seen, desired: &Desired) -> Seen {
+        seen.observed.routes = self.ways.look_up(&self.netlink, desired).await;
+        seen.observed.tables = self.held.known();
+        seen
+    }
+
+    /// Looks at what `plan` may have changed.
+    async fn look_again(
+        &mut self,
+        desired: &Desired,
+        mut seen: Seen,
+        mut containers: BTreeMap<String, Container>,
+        plan: &Plan,
+    ) -> Result<Seen, ObserveError> {
+        if plan.is_about_maps_alone() {
+            seen.observed.containers = containers;
+            seen.observed.tables = self.held.known();
+            return Ok(seen);
+        }
+        // Nothing happened in the other containers.
+        for step in &plan.steps {
+            let owner = step.owner.as_ref();
+            owner.and_then(|id| containers.remove(id));
+        }
+        self.observe(desired, containers).await
     }
 
     async fn apply(
@@ -164,6 +267,7 @@ impl Reconciler {
         let mut hands = Hands {
             netlink: &self.netlink,
             datapath: &mut self.datapath,
+            held: &mut self.held,
             desired,
             containers,
             tc: self.tc,
@@ -198,6 +302,7 @@ impl Reconciler {
         let veths = observe::host_veths(&around.links);
         let containers = observe::containers(&self.netlink, desired, &veths, known).await;
         let devices = observe::devices(&around, underlay.as_ref());
+        self.ways.check(&around.routes, underlay.as_ref());
         let loaded = self.datapath.config().is_some();
         let standing = if loaded {
             observe::attached(&self.netlink, &self.datapath, self.tc, &devices).await
@@ -213,7 +318,7 @@ impl Reconciler {
         let observed = Observed {
             strays,
             source_ports: observe::source_ports(),
-            routes: observe::routes(&self.netlink, desired, underlay.as_ref()).await,
+            routes: self.ways.look_up(&self.netlink, desired).await,
             fallback: observe::fallback(&around.links),
             veths: veths
                 .iter()
@@ -225,7 +330,7 @@ impl Reconciler {
             unclear: standing.unclear,
             pins: self.datapath.pinned_links()?,
             tc: self.tc,
-            tables: observe::tables(&self.datapath)?,
+            tables: self.tables()?,
             takeover: self.datapath.takeover(),
             guard_outdated: self.guard.as_ref().map(|placed| placed.config)
                 != self.datapath.config(),
@@ -238,6 +343,15 @@ impl Reconciler {
             observed,
             problem,
         })
+    }
+
+    /// What the maps hold, once they are loaded.
+    fn tables(&mut self) -> Result<Option<Tables>, datapath::Error> {
+        match self.datapath.maps() {
+            Ok(maps) => self.held.look(|| Tables::read(&maps)).map(Some),
+            Err(datapath::Error::NotLoaded) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks for the underlay; a default route that is gone for a while (a lease
@@ -402,25 +516,36 @@ fn problems(wanted: &Wanted<'_>, observed: &Observed) -> Vec<String> {
     problems.extend(of_host.map(|(_, reason)| reason.clone()));
     let own = observed.underlay.as_ref().map(|underlay| underlay.vtep);
     for peer in wanted.desired.peers.keys() {
+        // In a cluster one is as good as none.
+        if wanted.remotes.is_node(*peer) {
+            continue;
+        }
         if Some(*peer) == own {
             problems.push(format!("the peer {peer} is this host itself"));
         } else if own.is_some() && !observed.routes.contains_key(peer) {
             problems.push(format!("there is no route to the peer {peer}"));
         }
     }
-    for network in wanted.desired.networks.values() {
-        let endpoints = wanted.desired.endpoints.values();
-        let endpoints = endpoints.filter(|e| e.network == network.name).count();
-        let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let peers = wanted.peers_of(&network.name, own).count();
-        let left_out = flood_overflow(endpoints, peers);
-        if left_out > 0 {
-            problems.push(format!(
-                "the network {} is too large for flooding: {left_out} of its endpoints here \
-                 receive no broadcasts",
-                network.name
-            ));
-        }
+    let mut unreached = wanted.remotes.vteps();
+    unreached.retain(|vtep| !observed.routes.contains_key(vtep));
+    if let Some(vtep) = unreached.first() {
+        problems.push(match unreached.len() {
+            1 => format!("there is no route to the node at {vtep}"),
+            count => format!("there is no route to {count} nodes, one of them at {vtep}"),
+        });
+    }
+    let contested = wanted.remotes.contested();
+    if contested > 0 {
+        problems.push(format!(
+            "{contested} endpoints of other nodes have an address that another endpoint has, too; \
+             nothing is sent to them"
+        ));
     }
     problems
+}
+
+/// The MTUs of the networks this host has part in.
+fn mtus(wanted: &Wanted<'_>, observed: &Observed) -> BTreeMap<String, u32> {
+    let mtu = |network: &Network| (network.name.clone(), overlay_mtu(network, wanted, observed));
+    wanted.networks().map(mtu).collect()
 }

@@ -6,24 +6,32 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     path::PathBuf,
+    sync::Arc,
 };
 
 use ipnetwork::Ipv4Network;
 use proptest::{collection, option, prelude::*, sample};
 use vxplane_common::{
-    abi::{FloodKey, MAX_LEARNED_PER_NETWORK},
+    abi::{
+        self, FDB_REMOTE, FdbEntry, FdbKey, FloodKey, MAX_LEARNED_PER_NETWORK, NeighbourKey, Outer,
+        PEER_LEARN, PeerKey,
+    },
     types::{MacAddr, Vni},
 };
 
 use super::{
     Underlay,
+    held::Held,
     observe::{Container, Fallback, HostVeth, Interface, Observed, Way},
     plan::{Entry, Key, Op, Plan, Step, Wanted, overlay_mtu, plan},
+    remotes::Remotes,
     tables::Tables,
 };
 use crate::{
     datapath::{Attached, Program, Takeover, TcMode},
-    model::{Desired, Endpoint, NetnsRef, Network, Peer, PeerNetworks},
+    model::{
+        Cluster, Desired, Endpoint, EndpointRecord, NetnsRef, Network, Node, Peer, PeerNetworks,
+    },
     netlink::LinkChange,
 };
 
@@ -207,42 +215,27 @@ impl Kernel {
 }
 
 fn put(held: &mut Tables, entry: Entry) {
-    match entry {
-        Entry::Endpoint(key, value) => drop(held.endpoints.insert(key, value)),
-        Entry::Fdb(key, value) => drop(held.fdb.insert(key, value)),
-        Entry::Neighbour(key, value) => drop(held.neighbours.insert(key, value)),
-        Entry::Peer(key, value) => drop(held.peers.insert(key, value)),
-        Entry::Flood(key, value) => drop(held.flood.insert(key, value)),
-        Entry::Budget(key, value) => drop(held.budgets.insert(key, value)),
-        Entry::Network(vni, network) => {
-            let slots = 0..network.flood_len;
-            let all_there = slots
-                .map(|slot| FloodKey { vni, slot })
-                .all(|key| held.flood.contains_key(&key));
-            assert!(
-                all_there,
-                "a flood list is complete before its length says so"
-            );
-            held.networks.insert(vni, network);
-        }
+    if let Entry::Network(vni, network) = entry {
+        let slots = 0..network.flood_len;
+        let all_there = slots
+            .map(|slot| FloodKey { vni, slot })
+            .all(|key| held.flood.contains_key(&key));
+        assert!(
+            all_there,
+            "a flood list is complete before its length says so"
+        );
     }
+    held.put(entry);
 }
 
 fn remove(held: &mut Tables, key: Key) {
-    let was_there = match key {
-        Key::Endpoint(key) => held.endpoints.remove(&key).is_some(),
-        Key::Fdb(key) => held.fdb.remove(&key).is_some(),
-        Key::Neighbour(key) => held.neighbours.remove(&key).is_some(),
-        Key::Network(key) => held.networks.remove(&key).is_some(),
-        Key::Peer(key) => held.peers.remove(&key).is_some(),
-        Key::Budget(key) => held.budgets.remove(&key).is_some(),
-        Key::Flood(key) => {
-            let length = held.networks.get(&key.vni).map_or(0, |n| n.flood_len);
-            assert!(key.slot >= length, "a slot in use is not removed");
-            held.flood.remove(&key).is_some()
-        }
-    };
-    assert!(was_there);
+    if let Key::Flood(key) = key {
+        let length = held.networks.get(&key.vni).map_or(0, |n| n.flood_len);
+        assert!(key.slot >= length, "a slot in use is not removed");
+    }
+    let before = held.len();
+    held.remove(key);
+    assert_eq!(held.len() + 1, before, "it was there");
 }
 
 fn fallback(index: u32, port: u16, up: bool) -> Fallback {
@@ -293,11 +286,57 @@ fn endpoint(number: u8, network: u8) -> Endpoint {
     }
 }
 
+const NODES: [&str; 4] = ["n0", "n1", "n2", "n3"];
+
+/// The node of that number; the first is this host, if that has the address.
+fn node(number: u8, mtu: u32) -> Node {
+    Node {
+        name: NODES[usize::from(number)].to_owned(),
+        instance: format!("instance-{number}"),
+        vtep: Ipv4Addr::new(192, 0, 2, number),
+        mtu,
+        port: PORT,
+        version: "1".to_owned(),
+        capabilities: BTreeSet::new(),
+    }
+}
+
+fn record(number: u8, network: u8, node: u8, last: u8) -> EndpointRecord {
+    let endpoint = endpoint(number, network);
+    let ip = Ipv4Addr::new(10, network, 0, last);
+    EndpointRecord {
+        ip,
+        mac: MacAddr::from_ipv4(ip.octets()),
+        ..endpoint.record(NODES[usize::from(node)])
+    }
+}
+
+prop_compose! {
+    /// Mostly without two endpoints of one address.
+    fn any_cluster()(
+        nodes in collection::btree_map(0_u8..4, 1400_u32..1600, 0..4),
+        records in collection::btree_map((0_u8..4, 100_u8..110), (0_u8..4, 0_u8..9), 0..12),
+        odd in prop::bool::weighted(0.1),
+    ) -> Cluster {
+        let nodes = nodes.into_iter().map(|(number, mtu)| node(number, mtu));
+        let records = records.into_iter().map(|((network, number), (node, last))| {
+            let last = if odd { last } else { number };
+            let record = record(number, network, node, last);
+            ((record.network.clone(), record.id.clone()), Arc::new(record))
+        });
+        Cluster {
+            nodes: nodes.map(|node| (node.name.clone(), node)).collect(),
+            endpoints: records.collect(),
+        }
+    }
+}
+
 prop_compose! {
     fn any_desired()(
         networks in collection::btree_map(0_u8..3, option::of(1000_u32..1400), 0..4),
         endpoints in collection::btree_map(0_u8..6, 0_u8..4, 0..6),
         peers in collection::btree_map(0_u8..5, option::of(sample::subsequence(NETWORKS.to_vec(), 0..3)), 0..5),
+        cluster in option::of(any_cluster()),
     ) -> Desired {
         let named = |(number, mtu): (u8, Option<u32>)| {
             let name = NETWORKS[usize::from(number)];
@@ -314,7 +353,7 @@ prop_compose! {
             networks: networks.into_iter().map(named).collect(),
             endpoints: endpoints.into_iter().map(|(n, net)| (id(n), endpoint(n, net))).collect(),
             peers: peers.into_iter().map(peer).collect(),
-            cluster: None,
+            cluster,
         }
     }
 }
@@ -435,23 +474,47 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
     })
 }
 
-/// Plans and obeys until nothing is left to do, and returns how it ended.
-fn settle(kernel: &mut Kernel, desired: &Desired) -> Plan {
-    let wanted = Wanted {
+/// What to do next, with `remotes` from the time before.
+fn next(kernel: &Kernel, desired: &Desired, remotes: &mut Remotes) -> Plan {
+    let observed = kernel.look();
+    remotes.follow(desired, PORT, &observed);
+    plan(&wanted(desired, remotes), &observed)
+}
+
+fn wanted<'a>(desired: &'a Desired, remotes: &'a Remotes) -> Wanted<'a> {
+    Wanted {
         desired,
+        remotes,
         port: PORT,
-    };
+    }
+}
+
+/// Plans and obeys until nothing is left to do, and returns how it ended.
+fn settle(kernel: &mut Kernel, desired: &Desired, remotes: &mut Remotes) -> Plan {
     for _ in 0..6 {
-        let next = plan(&wanted, &kernel.look());
+        let next = next(kernel, desired, remotes);
         if next.steps.is_empty() {
+            assert_eq!(next.tables, kernel.look().tables);
             return next;
         }
         for step in &next.steps {
             assert_is_ours(&step.op, kernel);
+            assert_is_not_missed(&step.op, &next);
             kernel.obey(step, desired);
         }
     }
-    panic!("not settled: {:?}", plan(&wanted, &kernel.look()).steps);
+    panic!("not settled: {:?}", next(kernel, desired, remotes).steps);
+}
+
+/// What has an entry before and after has one all the time.
+fn assert_is_not_missed(op: &Op, plan: &Plan) {
+    let stays = |tables: &Tables| match op {
+        Op::Remove(Key::Fdb(key)) => tables.fdb.contains_key(key),
+        Op::Remove(Key::Neighbour(key)) => tables.neighbours.contains_key(key),
+        Op::Remove(Key::Peer(key)) => tables.peers.contains_key(key),
+        _ => false,
+    };
+    assert!(!plan.tables.as_ref().is_some_and(stays), "{op:?}");
 }
 
 /// Only attaching concerns devices of others, and only the underlay.
@@ -471,7 +534,7 @@ fn assert_is_ours(op: &Op, kernel: &Kernel) {
     assert!(!FOREIGN.contains(&index), "{op:?}");
 }
 
-fn assert_as_desired(kernel: &Kernel, desired: &Desired, last: &Plan) {
+fn assert_as_desired(kernel: &Kernel, desired: &Desired, remotes: &Remotes, last: &Plan) {
     let observed = kernel.look();
     let Some(tables) = &observed.tables else {
         assert_eq!(observed.fallback, Fallback::Foreign, "else it is loaded");
@@ -485,7 +548,12 @@ fn assert_as_desired(kernel: &Kernel, desired: &Desired, last: &Plan) {
         let slots: Vec<u32> = tables.flood.range(slots).map(|(key, _)| key.slot).collect();
         assert_eq!(slots, (0..network.flood_len).collect::<Vec<_>>(), "dense");
     }
-    let vnis: BTreeSet<u32> = desired.networks.values().map(|n| n.vni.get()).collect();
+    let has_part = |network: &&Network| {
+        let mut own = desired.endpoints.values();
+        desired.cluster.is_none() || own.any(|endpoint| endpoint.network == network.name)
+    };
+    let networks = desired.networks.values().filter(has_part);
+    let vnis: BTreeSet<u32> = networks.map(|n| n.vni.get()).collect();
     assert_eq!(
         tables.networks.keys().copied().collect::<BTreeSet<_>>(),
         vnis
@@ -503,7 +571,7 @@ fn assert_as_desired(kernel: &Kernel, desired: &Desired, last: &Plan) {
             continue;
         }
         let network = &desired.networks[&endpoint.network];
-        let mtu = overlay_mtu(network, observed.underlay.as_ref().map(|u| u.mtu));
+        let mtu = overlay_mtu(network, &wanted(desired, remotes), &observed);
         let interface = interface.as_ref().unwrap();
         let address = Ipv4Network::new(endpoint.ip, network.subnet.prefix()).unwrap();
         let of_the_network = interface
@@ -519,6 +587,7 @@ fn assert_as_desired(kernel: &Kernel, desired: &Desired, last: &Plan) {
         assert_eq!((veth.mtu, veth.up), (mtu, true));
         assert_eq!(tables.endpoints[&veth.index].ipv4, endpoint.ip.octets());
     }
+    assert_cluster(&observed, desired, remotes, tables);
     let full = u64::from(MAX_LEARNED_PER_NETWORK);
     assert!(
         tables
@@ -526,6 +595,89 @@ fn assert_as_desired(kernel: &Kernel, desired: &Desired, last: &Plan) {
             .values()
             .all(|budget| budget.remaining == full)
     );
+}
+
+/// What the cluster means: its live nodes are peers in the networks they share
+/// with this host, and their endpoints are known.
+fn assert_cluster(observed: &Observed, desired: &Desired, remotes: &Remotes, tables: &Tables) {
+    let (Some(cluster), Some(underlay)) = (&desired.cluster, &observed.underlay) else {
+        return;
+    };
+    let mut peers = BTreeSet::new();
+    for record in cluster.endpoints.values() {
+        let network = desired.networks.get(&record.network);
+        let vni = network.map(|network| network.vni.get());
+        let node = cluster.nodes.get(&record.node);
+        let node = node.filter(|node| node.vtep != underlay.vtep);
+        let (Some(vni), Some(node)) = (vni.filter(|vni| tables.networks.contains_key(vni)), node)
+        else {
+            continue;
+        };
+        let vtep = node.vtep.octets();
+        if remotes.contested() == 0 {
+            peers.insert(PeerKey { vni, vtep });
+            let entry = tables.fdb[&FdbKey::new(vni, record.mac)];
+            assert_eq!((entry.kind, entry.ipv4), (FDB_REMOTE, vtep));
+            let ipv4 = record.ip.octets();
+            assert_eq!(
+                tables.neighbours[&NeighbourKey { vni, ipv4 }].mac,
+                record.mac
+            );
+        }
+    }
+    let of_nodes = tables
+        .peers
+        .iter()
+        .filter(|(_, peer)| peer.flags & PEER_LEARN == 0);
+    if remotes.contested() == 0 {
+        assert_eq!(
+            of_nodes.map(|(key, _)| *key).collect::<BTreeSet<_>>(),
+            peers
+        );
+    }
+    for (key, peer) in &tables.peers {
+        let is_node = cluster
+            .nodes
+            .values()
+            .any(|node| node.vtep.octets() == key.vtep);
+        assert!(
+            !is_node || peer.flags & PEER_LEARN == 0,
+            "a node is not learned from"
+        );
+        assert!(tables.networks.contains_key(&key.vni));
+    }
+}
+
+/// Something that may or may not be in the maps.
+fn any_entry() -> impl Strategy<Value = Entry> {
+    let at = (0_u8..3, 0_u8..4, 100_u8..110);
+    let outer = Outer::new(
+        Ipv4Addr::new(192, 0, 2, 9),
+        Ipv4Addr::new(192, 0, 2, 8),
+        PORT,
+        Vni::new(1).unwrap(),
+    );
+    (at, any::<bool>()).prop_map(move |((network, node, last), is_peer)| {
+        let vni = 100 + u32::from(network);
+        let vtep = [192, 0, 2, node];
+        if is_peer {
+            let peer = abi::Peer {
+                flags: PEER_LEARN,
+                ifindex: 77,
+                outer,
+            };
+            return Entry::Peer(PeerKey { vni, vtep }, peer);
+        }
+        let key = FdbKey::new(vni, MacAddr::from_ipv4([10, network, 0, last]));
+        let entry = FdbEntry {
+            kind: FDB_REMOTE,
+            ifindex: 77,
+            ipv4: vtep,
+            slot: 0,
+            outer,
+        };
+        Entry::Fdb(key, entry)
+    })
 }
 
 proptest! {
@@ -538,9 +690,10 @@ proptest! {
         second in any_desired(),
         moved in any_underlay(),
     ) {
+        let mut remotes = Remotes::default();
         for desired in [first, second] {
-            let last = settle(&mut kernel, &desired);
-            assert_as_desired(&kernel, &desired, &last);
+            let last = settle(&mut kernel, &desired, &mut remotes);
+            assert_as_desired(&kernel, &desired, &remotes, &last);
             kernel.observed.underlay.clone_from(&moved);
         }
     }
@@ -553,8 +706,9 @@ proptest! {
         let reason = "unreadable".to_owned();
         let at = (Program::FromContainer, 20);
         kernel.observed.unclear.insert(at, reason.clone());
-        let last = settle(&mut kernel, &desired);
-        assert_as_desired(&kernel, &desired, &last);
+        let mut remotes = Remotes::default();
+        let last = settle(&mut kernel, &desired, &mut remotes);
+        assert_as_desired(&kernel, &desired, &remotes, &last);
         for (id, why) in &last.blocked {
             prop_assert!(*why != reason || kernel.observed.veths[id].index == 20);
         }
@@ -565,15 +719,15 @@ proptest! {
         mut kernel in any_kernel(),
         desired in any_desired(),
     ) {
-        settle(&mut kernel, &desired);
+        settle(&mut kernel, &desired, &mut Remotes::default());
         if kernel.observed.config.take().is_some() {
             for stands in kernel.observed.attached.values_mut() {
                 *stands = Attached::Outdated;
             }
         }
-        let wanted = Wanted { desired: &desired, port: PORT };
+        let mut remotes = Remotes::default();
         for _ in 0..3 {
-            let next = plan(&wanted, &kernel.look());
+            let next = next(&kernel, &desired, &mut remotes);
             for step in &next.steps {
                 let swaps = matches!(
                     step.op,
@@ -583,7 +737,55 @@ proptest! {
                 kernel.obey(step, &desired);
             }
         }
-        prop_assert!(plan(&wanted, &kernel.look()).steps.is_empty());
+        prop_assert!(next(&kernel, &desired, &mut remotes).steps.is_empty());
+    }
+
+    #[test]
+    fn following_the_cluster_is_as_good_as_looking_at_it_anew(
+        kernel in any_kernel(),
+        pictures in collection::vec(any_desired(), 1..5),
+        moved in any_underlay(),
+    ) {
+        let mut observed = kernel.look();
+        let mut followed = Remotes::default();
+        for (number, desired) in pictures.iter().enumerate() {
+            if number == 2 {
+                observed.underlay.clone_from(&moved);
+            }
+            followed.follow(desired, PORT, &observed);
+            let mut anew = Remotes::default();
+            anew.follow(desired, PORT, &observed);
+            prop_assert_eq!(&followed, &anew);
+        }
+    }
+
+    #[test]
+    fn damage_is_found_counted_and_repaired(
+        mut kernel in any_kernel(),
+        desired in any_desired(),
+        damage in collection::vec((any_entry(), any::<bool>()), 0..6),
+    ) {
+        let mut remotes = Remotes::default();
+        settle(&mut kernel, &desired, &mut remotes);
+        prop_assume!(kernel.look().tables.is_some());
+        let good = kernel.held.clone();
+        let mut held = Held::default();
+        held.look(|| Ok::<_, ()>(good.clone())).unwrap();
+        prop_assert_eq!(held.drift().total, 0);
+        for (entry, is_removed) in damage {
+            match entry {
+                Entry::Fdb(key, _) if is_removed => drop(kernel.held.fdb.remove(&key)),
+                Entry::Peer(key, _) if is_removed => drop(kernel.held.peers.remove(&key)),
+                entry => kernel.held.put(entry),
+            }
+        }
+        let damaged = kernel.held.distance(&good);
+        kernel.held = held.look(|| Ok::<_, ()>(kernel.held.clone())).unwrap();
+        prop_assert_eq!(held.drift().last, damaged);
+        settle(&mut kernel, &desired, &mut remotes);
+        prop_assert_eq!(&kernel.held, &good);
+        // What was noted when it was written is what there is.
+        prop_assert_eq!(held.drift().total, damaged as u64);
     }
 
     #[test]
@@ -591,7 +793,8 @@ proptest! {
         mut kernel in any_kernel(),
         desired in any_desired(),
     ) {
-        settle(&mut kernel, &desired);
+        let mut remotes = Remotes::default();
+        settle(&mut kernel, &desired, &mut remotes);
         let complete = kernel.held.clone();
         if kernel.observed.config.take().is_some() {
             for stands in kernel.observed.attached.values_mut() {
@@ -601,16 +804,15 @@ proptest! {
             kernel.held.peers.clear();
             kernel.held.networks.clear();
         }
-        let wanted = Wanted { desired: &desired, port: PORT };
         for _ in 0..5 {
-            for step in &plan(&wanted, &kernel.look()).steps {
+            for step in &next(&kernel, &desired, &mut remotes).steps {
                 if step.op == Op::TakeOver {
                     prop_assert_eq!(&kernel.held, &complete);
                 }
                 kernel.obey(step, &desired);
             }
         }
-        prop_assert!(plan(&wanted, &kernel.look()).steps.is_empty());
+        prop_assert!(next(&kernel, &desired, &mut remotes).steps.is_empty());
         prop_assert_eq!(kernel.observed.takeover, Takeover::Done);
     }
 }

@@ -5,32 +5,36 @@ use std::{
     net::Ipv4Addr,
 };
 
+use imbl::OrdMap;
 use vxplane_common::{
     abi::{
-        Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, MAX_FLOOD,
-        MAX_LEARNED_PER_NETWORK, Neighbour, NeighbourKey, Network, Outer, PEER_LEARN, Peer,
-        PeerKey,
+        Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, MAX_FDB,
+        MAX_FLOOD, MAX_LEARNED_PER_NETWORK, MAX_PEERS, Neighbour, NeighbourKey, Network, Outer,
+        PEER_LEARN, Peer, PeerKey,
     },
     types::Vni,
 };
 
 use super::{Underlay, observe::Observed, plan::Wanted};
-use crate::model;
+use crate::{
+    datapath::{self, Maps},
+    model,
+};
 
-/// The maps the daemon writes.
+/// The maps the daemon writes. Copies share what is the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     missing_docs,
     reason = "each field is the map of its name in `abi::map`"
 )]
 pub struct Tables {
-    pub endpoints: BTreeMap<u32, Endpoint>,
-    pub fdb: BTreeMap<FdbKey, FdbEntry>,
-    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
-    pub networks: BTreeMap<u32, Network>,
-    pub peers: BTreeMap<PeerKey, Peer>,
-    pub flood: BTreeMap<FloodKey, FloodTarget>,
-    pub budgets: BTreeMap<u32, LearnBudget>,
+    pub endpoints: OrdMap<u32, Endpoint>,
+    pub fdb: OrdMap<FdbKey, FdbEntry>,
+    pub neighbours: OrdMap<NeighbourKey, Neighbour>,
+    pub networks: OrdMap<u32, Network>,
+    pub peers: OrdMap<PeerKey, Peer>,
+    pub flood: OrdMap<FloodKey, FloodTarget>,
+    pub budgets: OrdMap<u32, LearnBudget>,
 }
 
 /// An endpoint that is in the maps: what is desired, and its host veth.
@@ -48,32 +52,169 @@ const NO_OUTER: Outer = Outer {
     next_hop: [0; 4],
 };
 
-impl Tables {
+/// What the maps should hold, and what of it does not fit into them.
+pub(super) struct Composed {
+    pub(super) tables: Tables,
+    pub(super) problems: Vec<String>,
+}
+
+impl Composed {
     /// What the maps should hold, given what they hold: flood slots stay where
     /// they are, and budgets are the programs' to spend.
-    pub(super) fn wanted(
+    pub(super) fn new(
         wanted: &Wanted<'_>,
         observed: &Observed,
-        held: &Self,
+        held: &Tables,
         wired: &[Wired<'_>],
     ) -> Self {
-        let mut tables = Self::default();
+        let remotes = wanted.remotes;
+        let mut composed = Self {
+            tables: Tables {
+                fdb: remotes.fdb().clone(),
+                neighbours: remotes.neighbours().clone(),
+                peers: remotes.peers().clone(),
+                flood: held.flood.clone(),
+                ..Tables::default()
+            },
+            problems: Vec::new(),
+        };
+        composed.limit_endpoints(wired.len());
         for endpoint in wired {
-            tables.add_endpoint(*endpoint);
+            composed.tables.add_endpoint(*endpoint);
         }
-        for network in wanted.desired.networks.values() {
-            let peers = match &observed.underlay {
-                Some(underlay) => tables.add_peers(wanted, observed, underlay, network),
-                None => Vec::new(),
-            };
+        if let Some(underlay) = &observed.underlay {
+            for network in wanted.networks() {
+                composed
+                    .tables
+                    .add_peers(wanted, observed, underlay, network);
+            }
+        }
+        composed.limit_peers(wired.len());
+        for network in wanted.networks() {
             let endpoints = wired
                 .iter()
                 .filter(|wired| wired.network.vni == network.vni)
                 .map(Target::endpoint);
-            let targets = peers.into_iter().map(Target::peer).chain(endpoints);
-            tables.add_network(network.vni, held, targets.collect());
+            let peers = composed.tables.peers_in(network.vni).map(Target::peer);
+            let targets: Vec<Target> = peers.chain(endpoints).collect();
+            let left_out = targets.len().saturating_sub(MAX_FLOOD as usize);
+            if left_out > 0 {
+                composed.problems.push(format!(
+                    "the network {} is too large for flooding: {left_out} of its endpoints here \
+                     receive no broadcasts",
+                    network.name
+                ));
+            }
+            composed.tables.add_network(network.vni, held, targets);
         }
-        tables
+        composed.tables.drop_flood_lists_of_others();
+        composed
+    }
+
+    /// Leaves out endpoints of other nodes that there is no room for.
+    fn limit_endpoints(&mut self, own: usize) {
+        let room = (MAX_FDB as usize).saturating_sub(own);
+        let (fdb, neighbours) = (&mut self.tables.fdb, &mut self.tables.neighbours);
+        let left_out = truncate(fdb, room).max(truncate(neighbours, room));
+        if left_out > 0 {
+            self.problems.push(format!(
+                "the networks of this host have {left_out} endpoints on other nodes more than the \
+                 {room} there is room for: what is sent to those is flooded"
+            ));
+        }
+    }
+
+    /// Leaves out VTEPs that there is no room for: with the endpoints here, they
+    /// fill the flood lists.
+    fn limit_peers(&mut self, own: usize) {
+        let room = (MAX_PEERS as usize).saturating_sub(own);
+        let left_out = truncate(&mut self.tables.peers, room);
+        if left_out > 0 {
+            self.problems.push(format!(
+                "the networks of this host have {left_out} VTEPs more than the {room} in all there \
+                 is room for: nothing is accepted from those, and nothing flooded to them"
+            ));
+        }
+    }
+}
+
+/// Takes out the last entries beyond `room`, and says how many.
+fn truncate<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, room: usize) -> usize {
+    let left_out = map.len().saturating_sub(room);
+    for _ in 0..left_out {
+        let Some(last) = map.get_max().map(|(key, _)| key.clone()) else {
+            break;
+        };
+        map.remove(&last);
+    }
+    left_out
+}
+
+impl Tables {
+    /// Reads the maps.
+    pub(super) fn read(maps: &Maps) -> Result<Self, datapath::Error> {
+        Ok(Self {
+            endpoints: maps.endpoints.entries()?.into_iter().collect(),
+            fdb: maps.fdb.entries()?.into_iter().collect(),
+            neighbours: maps.neighbours.entries()?.into_iter().collect(),
+            networks: maps.networks.entries()?.into_iter().collect(),
+            peers: maps.peers.entries()?.into_iter().collect(),
+            flood: maps.flood.entries()?.into_iter().collect(),
+            budgets: maps.learn_budget.entries()?.into_iter().collect(),
+        })
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.endpoints.len()
+            + self.fdb.len()
+            + self.neighbours.len()
+            + self.networks.len()
+            + self.peers.len()
+            + self.flood.len()
+            + self.budgets.len()
+    }
+
+    /// In how many entries the two differ. How much is left of a budget is the
+    /// programs' business.
+    pub(super) fn distance(&self, other: &Self) -> usize {
+        let budgets = self.budgets.keys().collect::<BTreeSet<_>>();
+        let other_budgets = other.budgets.keys().collect();
+        self.endpoints.diff(&other.endpoints).count()
+            + self.fdb.diff(&other.fdb).count()
+            + self.neighbours.diff(&other.neighbours).count()
+            + self.networks.diff(&other.networks).count()
+            + self.peers.diff(&other.peers).count()
+            + self.flood.diff(&other.flood).count()
+            + budgets.symmetric_difference(&other_budgets).count()
+    }
+
+    /// The VTEPs that may send into a network.
+    fn peers_in(&self, vni: Vni) -> impl Iterator<Item = [u8; 4]> {
+        let vni = vni.get();
+        let [first, last] = [0, u8::MAX].map(|byte| PeerKey {
+            vni,
+            vtep: [byte; 4],
+        });
+        self.peers.range(first..=last).map(|(key, _)| key.vtep)
+    }
+
+    /// The flood list of a network.
+    fn flood_list(&self, vni: u32) -> BTreeMap<u32, Target> {
+        let [first, last] = [0, u32::MAX].map(|slot| FloodKey { vni, slot });
+        let slots = self.flood.range(first..=last);
+        slots
+            .map(|(key, target)| (key.slot, Target::from(*target)))
+            .collect()
+    }
+
+    fn drop_flood_lists_of_others(&mut self) {
+        let networks = &self.networks;
+        let is_other = |key: &&FloodKey| !networks.contains_key(&key.vni);
+        let others: Vec<FloodKey> = self.flood.keys().filter(is_other).copied().collect();
+        for key in others {
+            self.flood.remove(&key);
+        }
     }
 
     fn add_endpoint(&mut self, wired: Wired<'_>) {
@@ -108,22 +249,20 @@ impl Tables {
             .insert(NeighbourKey { vni, ipv4 }, neighbour);
     }
 
-    /// Adds the peers of `network` and returns their addresses.
+    /// Adds the peers of `network` that are no nodes.
     fn add_peers(
         &mut self,
         wanted: &Wanted<'_>,
         observed: &Observed,
         underlay: &Underlay,
         network: &model::Network,
-    ) -> Vec<[u8; 4]> {
-        let mut vteps = Vec::new();
+    ) {
         for peer in wanted.peers_of(&network.name, underlay.vtep) {
-            let vtep = peer.octets();
             let way = observed.routes.get(&peer);
             let outer = Outer::new(underlay.vtep, peer, wanted.port, network.vni);
             let key = PeerKey {
                 vni: network.vni.get(),
-                vtep,
+                vtep: peer.octets(),
             };
             // Without a route there is no better guess, and what comes in from
             // the peer is good all the same.
@@ -135,27 +274,22 @@ impl Tables {
             };
             let entry = Peer::new(PEER_LEARN, ifindex, outer);
             self.peers.insert(key, entry);
-            vteps.push(vtep);
         }
-        vteps
     }
 
     fn add_network(&mut self, vni: Vni, held: &Self, targets: Vec<Target>) {
         let vni = vni.get();
-        let held_slots = held
-            .flood
-            .range(
-                FloodKey { vni, slot: 0 }..=FloodKey {
-                    vni,
-                    slot: u32::MAX,
-                },
-            )
-            .map(|(key, target)| (key.slot, Target::from(*target)));
-        let slots = assign(&held_slots.collect(), targets);
+        let held_slots = held.flood_list(vni);
+        let slots = assign(&held_slots, targets);
         let flood_len = u32::try_from(slots.len()).unwrap_or(MAX_FLOOD);
         self.networks.insert(vni, Network { flood_len });
+        for slot in held_slots.range(flood_len..).map(|(slot, _)| *slot) {
+            self.flood.remove(&FloodKey { vni, slot });
+        }
         for (slot, target) in (0..).zip(slots) {
-            self.flood.insert(FloodKey { vni, slot }, target.into());
+            if held_slots.get(&slot) != Some(&target) {
+                self.flood.insert(FloodKey { vni, slot }, target.into());
+            }
         }
         let budget = held.budgets.get(&vni).copied();
         let full = LearnBudget {
@@ -232,18 +366,30 @@ fn assign(held: &BTreeMap<u32, Target>, mut targets: Vec<Target>) -> Vec<Target>
         .collect()
 }
 
-/// How many copies of a flooded frame would be left out: 0, or a problem.
-pub(super) fn flood_overflow(endpoints: usize, peers: usize) -> usize {
-    (endpoints + peers).saturating_sub(MAX_FLOOD as usize)
-}
+impl<'a> Wanted<'a> {
+    /// The networks this host has part in: in a cluster, those it has endpoints
+    /// in.
+    pub(super) fn networks(&self) -> impl Iterator<Item = &'a model::Network> + use<'a> {
+        let desired = self.desired;
+        let of_endpoints: BTreeSet<&str> = desired
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.network.as_str())
+            .collect();
+        let has_part = move |network: &&model::Network| {
+            desired.cluster.is_none() || of_endpoints.contains(network.name.as_str())
+        };
+        desired.networks.values().filter(has_part)
+    }
 
-impl Wanted<'_> {
-    /// The addresses of the peers of a network; our own is none.
-    pub(super) fn peers_of(&self, network: &str, own: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
+    /// The addresses of the peers of a network that are neither nodes nor this
+    /// host.
+    fn peers_of(&self, network: &str, own: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> {
         let peers = self.desired.peers.values();
         peers
             .filter(move |peer| peer.ip != own && peer.networks.contains(network))
             .map(|peer| peer.ip)
+            .filter(|peer| !self.remotes.is_node(*peer))
     }
 }
 
@@ -294,7 +440,5 @@ mod tests {
     fn no_more_copies_than_the_programs_make() {
         let targets: Vec<Target> = (0..MAX_FLOOD + 5).map(veth).collect();
         assert_eq!(assign(&BTreeMap::new(), targets).len(), MAX_FLOOD as usize);
-        assert_eq!(flood_overflow(1000, 29), 5);
-        assert_eq!(flood_overflow(10, 2), 0);
     }
 }

@@ -1,0 +1,84 @@
+//! Whole maps by few system calls: one for thousands of entries instead of two
+//! for each.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use aya::Pod;
+use nix::{errno::Errno, libc};
+
+/// Entries a call asks for. More than a bucket of any map will ever hold, so the
+/// kernel is never at a loss how to continue.
+const CHUNK: u32 = 4096;
+
+/// The command `BPF_MAP_LOOKUP_BATCH` of `linux/bpf.h`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// The arguments of the batch commands, as `linux/bpf.h` has them.
+#[repr(C)]
+struct Batch {
+    from: u64,
+    until: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// All entries of a hash map, in no order. Those that come or go meanwhile may
+/// be among them or not.
+pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut entries = Vec::new();
+    let mut keys = vec![MaybeUninit::<K>::uninit(); CHUNK as usize];
+    let mut values = vec![MaybeUninit::<V>::uninit(); CHUNK as usize];
+    // Where a call ended and the next begins; a number of the kernel's own.
+    let mut position = 0_u64;
+    let mut is_first = true;
+    loop {
+        let at = (&raw mut position) as u64;
+        let mut batch = Batch {
+            from: if is_first { 0 } else { at },
+            until: at,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: CHUNK,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads and writes `batch`, up to `count` keys and
+        // values of the map's own sizes (checked when the map was opened as one
+        // of `K` and `V`), and a `u32` at `position`; all outlive the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut batch,
+                size_of::<Batch>(),
+            )
+        };
+        let end = match Errno::result(result) {
+            Ok(_) => false,
+            Err(Errno::ENOENT) => true,
+            Err(error) => return Err(error.into()),
+        };
+        let found = batch.count as usize;
+        // SAFETY: the kernel has written that many of each, and any bytes are a
+        // `Pod`.
+        let filled = keys
+            .iter()
+            .zip(&values)
+            .take(found)
+            .map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) });
+        entries.extend(filled);
+        if end {
+            return Ok(entries);
+        }
+        is_first = false;
+    }
+}
