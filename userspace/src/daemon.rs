@@ -196,12 +196,12 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
     outcome
 }
 
-async fn open_store(settings: &Settings) -> Result<Box<dyn Store>, StoreError> {
+async fn open_store(settings: &Settings) -> Result<Arc<dyn Store>, StoreError> {
     let directory = &settings.state_dir;
     Ok(match &settings.store {
-        StoreChoice::Embedded => Box::new(Embedded::open(directory).await?),
+        StoreChoice::Embedded => Arc::new(Embedded::open(directory).await?),
         StoreChoice::Etcd(options) => {
-            Box::new(Etcd::open(options.clone(), directory, &settings.node).await?)
+            Arc::new(Etcd::open(options.clone(), directory, &settings.node).await?)
         }
     })
 }

@@ -214,6 +214,18 @@ pub(super) fn segment(text: &str) -> String {
     encoded
 }
 
+/// A path with those parameters that are given.
+pub(super) fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+    let mut text = path.to_owned();
+    for (name, value) in parameters {
+        if let Some(value) = value {
+            let sign = if text.contains('?') { "&" } else { "?" };
+            text.extend([sign, name, "=", &segment(value)]);
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +234,14 @@ mod tests {
     fn segments_carry_any_text() {
         assert_eq!(segment("blue-1.x_y"), "blue-1.x_y");
         assert_eq!(segment("a/b c?é"), "a%2Fb%20c%3F%C3%A9");
+    }
+
+    #[test]
+    fn queries_have_what_is_given() {
+        let given = |text: &str| Some(text.to_owned());
+        assert_eq!(query("/p", &[("a", None)]), "/p");
+        let all = [("a", given("1&2")), ("b", None), ("c", given("x"))];
+        assert_eq!(query("/p", &all), "/p?a=1%262&c=x");
     }
 
     #[tokio::test]

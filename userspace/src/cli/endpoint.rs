@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     CliError,
-    client::{Client, segment},
+    client::{Client, query, segment},
     output::{Printer, fields, or_dash, table},
 };
 use crate::surfaces::api::{EndpointDto, EndpointRequest, EndpointState, TrafficDto};
@@ -20,8 +20,15 @@ pub(super) enum Command {
         /// Its ID, the beginning of it, or its container's name
         id: String,
     },
-    /// List endpoints
-    Ls,
+    /// List the endpoints of all hosts
+    Ls {
+        /// Only those in this network
+        #[arg(long, value_name = "NAME")]
+        network: Option<String>,
+        /// Only those on this node
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
     /// Show one endpoint
     Inspect {
         /// Its ID, the beginning of it, or its container's name
@@ -100,8 +107,9 @@ impl Command {
                     .await?;
                 printer.done(&format!("endpoint {id} detached"))?;
             }
-            Self::Ls => {
-                let answer = client.get::<Vec<_>>("/v1/endpoints").await?;
+            Self::Ls { network, node } => {
+                let path = query("/v1/endpoints", &[("network", network), ("node", node)]);
+                let answer = client.get::<Vec<_>>(&path).await?;
                 printer.answer(&answer, |endpoints| list(endpoints))?;
             }
             Self::Inspect { id } => {
@@ -150,6 +158,8 @@ fn state_name(state: EndpointState) -> &'static str {
         EndpointState::Ready => "ready",
         EndpointState::NamespaceGone => "namespace-gone",
         EndpointState::Failed => "failed",
+        EndpointState::Remote => "remote",
+        EndpointState::NodeDown => "node-down",
     }
 }
 
@@ -158,6 +168,7 @@ fn list(endpoints: &[EndpointDto]) -> String {
         [
             endpoint.id.clone(),
             or_dash(endpoint.name.clone()),
+            endpoint.node.clone(),
             endpoint.network.clone(),
             endpoint.ip.clone(),
             endpoint.mac.clone(),
@@ -165,7 +176,16 @@ fn list(endpoints: &[EndpointDto]) -> String {
             state_name(endpoint.state).to_owned(),
         ]
     };
-    let header = ["ID", "NAME", "NETWORK", "IP", "MAC", "INTERFACE", "STATE"];
+    let header = [
+        "ID",
+        "NAME",
+        "NODE",
+        "NETWORK",
+        "IP",
+        "MAC",
+        "INTERFACE",
+        "STATE",
+    ];
     table(header, endpoints.iter().map(row).collect())
 }
 
@@ -184,6 +204,7 @@ fn show(endpoint: &EndpointDto) -> String {
         ("ID", endpoint.id.clone()),
         ("Name", or_dash(endpoint.name.clone())),
         ("Container", endpoint.container_id.clone()),
+        ("Node", endpoint.node.clone()),
         (
             "Network",
             format!("{} (VNI {})", endpoint.network, endpoint.vni),
@@ -194,7 +215,7 @@ fn show(endpoint: &EndpointDto) -> String {
         ("IP", endpoint.ip.clone()),
         ("MAC", endpoint.mac.clone()),
         ("MTU", or_dash(endpoint.mtu)),
-        ("Netns", endpoint.netns.clone()),
+        ("Netns", or_dash(endpoint.netns.clone())),
         ("Host interface", or_dash(endpoint.host_ifname.clone())),
         ("State", state_name(endpoint.state).to_owned()),
     ];

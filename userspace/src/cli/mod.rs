@@ -26,6 +26,7 @@ mod client;
 mod doctor;
 mod endpoint;
 mod network;
+mod node;
 mod output;
 mod peer;
 mod status;
@@ -67,6 +68,9 @@ enum Command {
     /// Add, list and remove other VTEPs
     #[command(subcommand)]
     Peer(peer::Command),
+    /// List and inspect the hosts of the cluster, and remove dead ones
+    #[command(subcommand)]
+    Node(node::Command),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -184,6 +188,10 @@ impl Cli {
                 let client = client(self.socket, self.run_dir, matches)?;
                 block_on(command.run(&client, printer))
             }
+            Command::Node(command) => {
+                let client = client(self.socket, self.run_dir, matches)?;
+                block_on(command.run(&client, printer))
+            }
         }
     }
 }
@@ -242,6 +250,7 @@ mod tests {
             "network",
             "endpoint",
             "peer",
+            "node",
             "completions",
         ];
         assert_eq!(names, expected);

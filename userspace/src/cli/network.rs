@@ -40,7 +40,7 @@ pub(super) struct Create {
     /// VXLAN network identifier, 1 to 16777215; derived from the name if absent
     #[arg(long, value_name = "N")]
     vni: Option<u64>,
-    /// Bytes of an inner IP packet [default: the underlay's MTU less 50]
+    /// Bytes of an inner IP packet [default: that of the smallest underlay less 50]
     #[arg(long, value_name = "N")]
     mtu: Option<u64>,
     /// Never to be connected to anything outside
@@ -104,6 +104,8 @@ fn list(networks: &[NetworkDto]) -> String {
             or_dash(network.mtu),
             if network.internal { "yes" } else { "no" }.to_owned(),
             network.endpoints.to_string(),
+            network.cluster_endpoints.to_string(),
+            network.nodes.len().to_string(),
         ]
     };
     let header = [
@@ -114,11 +116,17 @@ fn list(networks: &[NetworkDto]) -> String {
         "MTU",
         "INTERNAL",
         "ENDPOINTS",
+        "ON ALL",
+        "NODES",
     ];
     table(header, networks.iter().map(row).collect())
 }
 
 fn show(network: &NetworkDto) -> String {
+    let nodes = match network.nodes.join(", ") {
+        nodes if nodes.is_empty() => or_dash(None::<String>),
+        nodes => nodes,
+    };
     fields(&[
         ("Name", network.name.clone()),
         ("VNI", network.vni.to_string()),
@@ -129,6 +137,13 @@ fn show(network: &NetworkDto) -> String {
             "Internal",
             if network.internal { "yes" } else { "no" }.to_owned(),
         ),
-        ("Endpoints", network.endpoints.to_string()),
+        (
+            "Endpoints",
+            format!(
+                "{} here, {} on all nodes",
+                network.endpoints, network.cluster_endpoints
+            ),
+        ),
+        ("Nodes", nodes),
     ])
 }

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::{
     CliError,
     client::{Client, segment},
-    output::{Printer, table},
+    output::{Printer, or_dash, table},
 };
 use crate::surfaces::api::{PeerDto, PeerRequest};
 
@@ -19,7 +19,7 @@ pub(super) enum Command {
         #[arg(long = "network", value_name = "NAME")]
         networks: Vec<String>,
     },
-    /// List peers
+    /// List peers: nodes that share networks with this one, and those added
     Ls,
     /// Shut a VTEP out of all networks
     Rm {
@@ -63,6 +63,9 @@ fn scope(peer: &PeerDto) -> String {
 }
 
 fn list(peers: &[PeerDto]) -> String {
-    let row = |peer: &PeerDto| [peer.ip.clone(), scope(peer)];
-    table(["PEER", "NETWORKS"], peers.iter().map(row).collect())
+    let row = |peer: &PeerDto| [peer.ip.clone(), or_dash(peer.node.clone()), scope(peer)];
+    table(
+        ["PEER", "NODE", "NETWORKS"],
+        peers.iter().map(row).collect(),
+    )
 }

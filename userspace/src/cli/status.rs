@@ -5,7 +5,7 @@ use super::{
     client::Client,
     output::{Printer, fields, or_dash, table},
 };
-use crate::surfaces::api::{DropDto, StatusDto};
+use crate::surfaces::api::{DriftDto, DropDto, StatusDto, StoreDto};
 
 pub(super) async fn run(client: &Client, printer: Printer) -> Result<(), CliError> {
     printer.answer(&client.get("/v1/status").await?, show)?;
@@ -39,10 +39,21 @@ fn show(status: &StatusDto) -> String {
             "Hook",
             status.hook.clone().unwrap_or_else(|| "off".to_owned()),
         ),
+        ("Store", store(&status.store)),
+        ("Drift", drift(status.drift)),
         ("Networks", counts.networks.to_string()),
         ("Endpoints", endpoints),
         ("Peers", counts.peers.to_string()),
     ]);
+    if status.store.connected.is_some() {
+        text.push_str(&fields(&[
+            ("Nodes", format!("{} alive", counts.nodes)),
+            (
+                "On all nodes",
+                format!("{} endpoints", counts.cluster_endpoints),
+            ),
+        ]));
+    }
     if !status.problems.is_empty() {
         text.push_str("\nProblems:\n");
         for problem in &status.problems {
@@ -54,6 +65,45 @@ fn show(status: &StatusDto) -> String {
         text.push_str(&drops(&status.drops));
     }
     text
+}
+
+/// What keeps the state, and how far this host follows it.
+fn store(store: &StoreDto) -> String {
+    let (Some(connected), Some(revision), Some(age)) =
+        (store.connected, store.revision, store.age_ms)
+    else {
+        return store.name.clone();
+    };
+    let touch = if connected {
+        "connected"
+    } else {
+        "out of reach"
+    };
+    format!(
+        "{} ({touch}, revision {revision}, as of {} ago)",
+        store.name,
+        ago(age)
+    )
+}
+
+/// Whether the dataplane is what the daemon wrote.
+fn drift(drift: DriftDto) -> String {
+    match (drift.last, drift.total) {
+        (0, 0) => "none".to_owned(),
+        (0, total) => format!("none now, {total} entries repaired so far"),
+        (last, total) => format!(
+            "{last} of {} entries repaired, {total} so far",
+            drift.entries
+        ),
+    }
+}
+
+/// How long ago something was, in the largest unit that says enough.
+fn ago(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        ms => uptime(ms / 1000),
+    }
 }
 
 fn xdp(status: &StatusDto) -> String {
@@ -102,6 +152,13 @@ mod tests {
             (90_000, "1d 1h"),
         ] {
             assert_eq!(uptime(seconds), text);
+        }
+    }
+
+    #[test]
+    fn ages_are_precise_while_they_are_short() {
+        for (ms, text) in [(0, "0.0 s"), (1234, "1.2 s"), (61_999, "1m 1s")] {
+            assert_eq!(ago(ms), text);
         }
     }
 }

@@ -3,16 +3,19 @@
 
 use std::{
     future::Future,
+    hash::{BuildHasher, RandomState},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     Control, Error,
     controller::Observed,
-    plan::{Created, Plan},
+    plan::{Basis, Created, Plan},
 };
-use crate::store::{CommitError, Contents, Picture};
+use crate::store::{CommitError, Picture};
 
 /// A plan that is durable.
 #[derive(Debug)]
@@ -41,17 +44,24 @@ impl Control {
     /// changed meanwhile is planned on anew.
     pub(super) async fn change<T>(
         &self,
-        plan: impl Fn(&Contents) -> Result<Plan<T>, Error>,
+        plan: impl Fn(Basis<'_>) -> Result<Plan<T>, Error>,
     ) -> Result<Done<T>, Error> {
-        let _one_at_a_time = self.inner.changing.lock().await;
         let deadline = Instant::now() + self.patience();
+        let waiting = timeout_at(deadline, self.inner.changing.lock());
+        let _one_at_a_time = waiting.await.map_err(|_| Error::Contended)?;
+        let mut attempt = 0;
         loop {
             let picture = self.picture();
+            let basis = Basis {
+                contents: &picture.contents,
+                node: &self.inner.info.node,
+                attempt,
+            };
             let Plan {
                 value,
                 created,
                 changes,
-            } = plan(&picture.contents)?;
+            } = plan(basis)?;
             match self.inner.store.commit(&picture, changes).await {
                 Ok(picture) => {
                     return Ok(Done {
@@ -60,10 +70,15 @@ impl Control {
                         picture,
                     });
                 }
-                Err(CommitError::Outdated) if Instant::now() < deadline => {}
-                Err(CommitError::Outdated) => return Err(Error::Contended),
+                Err(CommitError::Outdated) => {}
                 Err(CommitError::Store(error)) => return Err(error.into()),
             }
+            attempt += 1;
+            let again = Instant::now() + pause(attempt);
+            if again >= deadline {
+                return Err(Error::Contended);
+            }
+            sleep_until(again).await;
         }
     }
 
@@ -96,4 +111,12 @@ impl Control {
     pub(super) fn picture(&self) -> Arc<Picture> {
         Arc::clone(&self.inner.pictures.borrow())
     }
+}
+
+/// How long to wait before planning anew, so that of many nodes that want the
+/// same not all try again at once: random, and longer each time.
+fn pause(attempt: u32) -> Duration {
+    let longest = 4_000_u64 << attempt.min(6);
+    let random = RandomState::new().hash_one(attempt);
+    Duration::from_micros(random % longest)
 }

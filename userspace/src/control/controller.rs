@@ -11,10 +11,11 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::NodeInfo;
 use crate::{
-    model::Desired,
+    model::{Desired, Node},
     reconcile::{Counters, CountersError, Reconciler, Report},
-    store::Picture,
+    store::{Picture, Store},
 };
 
 /// How often the kernel is compared even if nothing is known to have changed.
@@ -61,9 +62,33 @@ pub(super) struct Observed {
     pub(super) report: Report,
 }
 
+impl Observed {
+    /// What others are to know of this host, as soon as it can carry packets.
+    pub(super) fn node(&self, info: &NodeInfo) -> Option<Node> {
+        let underlay = self.report.underlay.as_ref()?;
+        let datapath = self.report.datapath.as_ref()?;
+        let xdp = (datapath.xdp != "off").then(|| format!("xdp-{}", datapath.xdp));
+        Some(Node {
+            name: info.node.clone(),
+            instance: String::new(),
+            vtep: underlay.vtep,
+            mtu: underlay.mtu,
+            port: info.port,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: xdp
+                .into_iter()
+                .chain([datapath.attach.to_owned()])
+                .collect(),
+        })
+    }
+}
+
 /// The loop's two ends, made by [`super::Control::start`].
-#[derive(Debug)]
 pub struct Controller {
+    pub(super) info: NodeInfo,
+    pub(super) store: Arc<dyn Store>,
+    /// What the store was told last.
+    pub(super) announced: Option<Node>,
     pub(super) pictures: watch::Receiver<Arc<Picture>>,
     pub(super) observed: watch::Sender<Arc<Observed>>,
     pub(super) queries: mpsc::Receiver<CountersQuery>,
@@ -136,8 +161,21 @@ impl Controller {
             picture: picture.number,
             report,
         };
+        self.announce(&observed);
         self.observed.send_replace(Arc::new(observed));
         picture
+    }
+
+    /// Makes this host known, and known anew when it has changed. A host whose
+    /// underlay is gone for a while stays known as it was.
+    fn announce(&mut self, observed: &Observed) {
+        let node = observed.node(&self.info);
+        if let Some(node) = node
+            && self.announced.as_ref() != Some(&node)
+        {
+            self.announced = Some(node.clone());
+            self.store.announce(node);
+        }
     }
 
     /// A problem is told when it appears, not at every pass it lasts.

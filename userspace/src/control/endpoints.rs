@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::{
-    AttachSpec, Conflict, Control, Created, EndpointChange, EndpointView, Error, endpoint_id, plan,
-    plan::removal,
+    AttachSpec, Conflict, Control, Created, EndpointChange, EndpointView, Error, census,
+    endpoint_id, plan,
+    plan::{Basis, removal},
 };
 use crate::{
-    model::{Endpoint, NetnsRef},
+    model::{Desired, Endpoint, NetnsRef},
     reconcile::EndpointState,
     store::Change,
 };
@@ -30,7 +31,7 @@ impl Control {
         self.to_the_end(|control| async move {
             let _turn = control.inner.turns.take(&id).await;
             let done = control
-                .change(|state| Ok(removal(plan::detach(state, &id)?)))
+                .change(|basis| Ok(removal(plan::detach(basis, &id)?)))
                 .await?;
             info!(endpoint = id, "endpoint detached");
             control.follow(done.picture, "the detachment").await
@@ -48,7 +49,7 @@ impl Control {
         self.to_the_end(|control| async move {
             let _turn = control.inner.turns.take(&id).await;
             let done = control
-                .change(|state| plan::change_endpoint(state, &id, change.clone()))
+                .change(|basis| plan::change_endpoint(basis, &id, change.clone()))
                 .await?;
             Ok(control.view_endpoint(&control.picture().contents.desired, &done.value)?)
         })
@@ -59,10 +60,11 @@ impl Control {
         spec.check()?;
         self.network(&spec.network)?;
         let netns = self.inner.host.netns(spec.netns.clone()).await?;
-        let id = endpoint_id(&plan::container_id(&spec, &netns), spec.ifname());
+        let id = endpoint_id(&self.container_id(&spec, &netns), spec.ifname());
         let _turn = self.inner.turns.take(&id).await;
-        let before = self.picture().contents.desired.endpoints.get(&id).cloned();
-        if before.as_ref().is_none_or(|before| before.netns != netns) {
+        let before = Before::of(&self.picture().contents.desired, &id);
+        let here = matches!(&before, Before::Here(before) if before.netns == netns);
+        if !here {
             self.check_no_interface(&netns, spec.ifname()).await?;
         }
         let observed = Arc::clone(&self.inner.observed.borrow());
@@ -73,7 +75,7 @@ impl Control {
             )
         };
         let done = self
-            .change(|state| plan::attach(state, &spec, netns.clone(), wired))
+            .change(|basis| plan::attach(basis, &spec, netns.clone(), wired))
             .await?;
         let endpoint = done.value;
         if let Err(error) = self.wired(&endpoint, done.picture).await {
@@ -87,6 +89,16 @@ impl Control {
         }
         let view = self.view_endpoint(&self.picture().contents.desired, &endpoint)?;
         Ok((view, done.created))
+    }
+
+    fn container_id(&self, spec: &AttachSpec, netns: &NetnsRef) -> String {
+        let picture = self.picture();
+        let basis = Basis {
+            contents: &picture.contents,
+            node: &self.inner.info.node,
+            attempt: 0,
+        };
+        plan::container_id(basis, spec, netns)
     }
 
     /// Refuses a namespace that has an interface of that name, unless it is an
@@ -109,12 +121,15 @@ impl Control {
     /// Puts the endpoint back to what it was before a failed attach. If the
     /// store fails here too, the log says so, and the endpoint stays listed as
     /// failed until it is detached.
-    async fn undo_attach(&self, id: &str, before: Option<Endpoint>) {
-        let change = match before {
-            Some(endpoint) => Change::PutEndpoint(Box::new(endpoint)),
-            None => Change::RemoveEndpoint(id.to_owned()),
-        };
-        let undone = self.change(|_| Ok(removal(vec![change.clone()]))).await;
+    async fn undo_attach(&self, id: &str, before: Before) {
+        let undone = self.change(|basis| {
+            Ok(removal(match &before {
+                Before::Here(endpoint) => vec![Change::PutEndpoint(endpoint.clone())],
+                Before::There => plan::detach(basis, id)?,
+                Before::Nowhere => vec![Change::RemoveEndpoint(id.to_owned())],
+            }))
+        });
+        let undone = undone.await;
         let followed = match undone {
             Ok(done) => self.follow(done.picture, "undoing the attach").await,
             Err(error) => Err(error),
@@ -143,5 +158,24 @@ impl Control {
             ifname: endpoint.ifname.clone(),
             reason,
         })
+    }
+}
+
+/// What an endpoint was before it was attached.
+enum Before {
+    Nowhere,
+    Here(Box<Endpoint>),
+    /// Of a node that is not alive. That node does not get it back, but its
+    /// container gets its address again.
+    There,
+}
+
+impl Before {
+    fn of(desired: &Desired, id: &str) -> Self {
+        match desired.endpoints.get(id) {
+            Some(endpoint) => Self::Here(Box::new(endpoint.clone())),
+            None if census::find_there(desired, id).is_some() => Self::There,
+            None => Self::Nowhere,
+        }
     }
 }

@@ -325,6 +325,9 @@ pub enum NotFound {
     /// By address.
     #[error("{0} is not a peer; `vxplane peer ls` lists those there are")]
     Peer(String),
+    /// By name.
+    #[error("there is no node `{0}`; `vxplane node ls` lists those there are")]
+    Node(String),
 }
 
 impl NotFound {
@@ -333,6 +336,7 @@ impl NotFound {
             Self::Network(_) => "network_not_found",
             Self::Endpoint(_) => "endpoint_not_found",
             Self::Peer(_) => "peer_not_found",
+            Self::Node(_) => "node_not_found",
         }
     }
 }
@@ -380,23 +384,25 @@ pub enum Conflict {
     )]
     NoFreeSubnet,
     /// The host has as many networks as its maps take.
-    #[error("this host has {0} networks, which is the most it can have; remove one first")]
+    #[error("there are {0} networks, which is the most there can be; remove one first")]
     TooManyNetworks(usize),
     /// The host has as many endpoints as its maps take.
     #[error("this host has {0} endpoints, which is the most it can have; detach one first")]
     TooManyEndpoints(usize),
     /// More receivers of a broadcast than a network can have.
     #[error(
-        "network {0} has {MAX_FLOOD} endpoints and peers on this host, which is the most a network can have here"
+        "network {0} has {MAX_FLOOD} endpoints on this host and peers, which is the most a network can have here"
     )]
     NetworkCrowded(String),
     /// Endpoints keep it in use.
-    #[error("network {name} still has endpoints: {}; detach them first", endpoints.join(", "))]
+    #[error("network {name} still has endpoints: {}; detach them first", list(endpoints, *more))]
     NetworkInUse {
         /// Its name.
         name: String,
-        /// IDs, with container names where known.
+        /// Some of them by ID, with names of containers and other nodes.
         endpoints: Vec<String>,
+        /// How many there are besides.
+        more: usize,
     },
     /// Somebody has that address.
     #[error("{ip} is in use by endpoint {endpoint}; choose another, or none to have one chosen")]
@@ -427,7 +433,7 @@ pub enum Conflict {
         endpoint: String,
     },
     /// The same container interface is attached differently.
-    #[error("{endpoint} is attached already with {what} {has}, not {asked}; detach it first")]
+    #[error("{endpoint} is attached already with {what} {has}, not {asked}; {remedy}")]
     EndpointDiffers {
         /// Its ID and what it is.
         endpoint: String,
@@ -437,7 +443,36 @@ pub enum Conflict {
         has: String,
         /// As asked for.
         asked: String,
+        /// What to do.
+        remedy: String,
     },
+    /// Another node has the endpoint.
+    #[error("{what} is endpoint {endpoint} on node {node}; detach it there first")]
+    EndpointElsewhere {
+        /// Its ID.
+        endpoint: String,
+        /// What it is.
+        what: String,
+        /// Who has it.
+        node: String,
+    },
+    /// A node that is not alive has the endpoint.
+    #[error(
+        "endpoint {endpoint} is on node {node}, which is not alive; `vxplane node rm {node}` frees \
+         the addresses of all that was on it"
+    )]
+    EndpointOfDeadNode {
+        /// Its ID.
+        endpoint: String,
+        /// Who had it.
+        node: String,
+    },
+    /// A node that is alive keeps what it has.
+    #[error(
+        "node {0} is alive; stop the daemon on it first, and wait until `vxplane node ls` shows \
+         that it is down"
+    )]
+    NodeAlive(String),
     /// Another container's endpoint is that interface of that namespace.
     #[error(
         "{netns} has an interface `{ifname}` already: it is endpoint {endpoint}; choose another name or detach that one"
@@ -461,13 +496,24 @@ pub enum Conflict {
         ifname: String,
     },
     /// An ID prefix or container name that more than one endpoint has.
-    #[error("`{text}` could be endpoints {}; give a whole ID", endpoints.join(", "))]
+    #[error("`{text}` could be endpoints {}; give a whole ID", list(endpoints, *more))]
     Ambiguous {
         /// As given.
         text: String,
-        /// Their IDs.
+        /// Some of their IDs.
         endpoints: Vec<String>,
+        /// How many there are besides.
+        more: usize,
     },
+}
+
+/// Names, and how many more there are.
+fn list(named: &[String], more: usize) -> String {
+    let named = named.join(", ");
+    match more {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 impl Conflict {
@@ -485,6 +531,10 @@ impl Conflict {
             Self::NetworkFull { .. } => "network_full",
             Self::MacInUse { .. } => "mac_in_use",
             Self::EndpointDiffers { .. } => "endpoint_exists",
+            Self::EndpointElsewhere { .. } | Self::EndpointOfDeadNode { .. } => {
+                "endpoint_elsewhere"
+            }
+            Self::NodeAlive(_) => "node_alive",
             Self::IfnameTaken { .. } | Self::IfnameForeign { .. } => "ifname_in_use",
             Self::Ambiguous { .. } => "ambiguous_id",
         }

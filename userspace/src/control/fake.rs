@@ -1,6 +1,12 @@
 //! A daemon for tests: its kernel obeys, fails or hangs as told.
 
-use std::{collections::BTreeMap, io, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use ipnetwork::Ipv4Network;
@@ -8,9 +14,11 @@ use tokio::sync::watch;
 
 use super::{Control, Error, Host, Invalid, NetnsSource, NodeInfo, Reconcile};
 use crate::{
-    model::{Desired, Endpoint, NetnsRef, Node},
-    reconcile::{Counters, CountersError, EndpointState, Report, Underlay},
-    store::{Change, CommitError, Contents, Health, Picture, Pictures, Store},
+    model::{Cluster, Desired, Endpoint, EndpointRecord, NetnsRef, Node},
+    reconcile::{Counters, CountersError, DatapathStatus, EndpointState, Report, Underlay},
+    store::{
+        Change, CommitError, Contents, Health, Picture, Pictures, SharedHealth, Store, StoreError,
+    },
 };
 
 /// Keeps everything, durably as long as the test runs.
@@ -45,6 +53,187 @@ impl Store for Memory {
 
     fn health(&self) -> Health {
         Health::default()
+    }
+}
+
+/// What the daemons of several hosts share.
+#[derive(Clone, Default)]
+pub(crate) struct Site(Arc<Mutex<Shared>>);
+
+#[derive(Default)]
+struct Shared {
+    desired: Desired,
+    records: BTreeMap<String, EndpointRecord>,
+    nodes: BTreeMap<String, Node>,
+    members: Vec<(String, Arc<Pictures>)>,
+    away: bool,
+}
+
+/// One host's way to what is shared.
+pub(crate) struct Member {
+    node: String,
+    site: Site,
+    pictures: Arc<Pictures>,
+}
+
+impl Site {
+    /// The host of that name, which knows nothing yet.
+    pub(crate) fn member(&self, node: &str) -> Member {
+        let mut shared = self.0.lock().unwrap();
+        let pictures = Arc::new(Pictures::new(Contents::default()));
+        let member = (node.to_owned(), Arc::clone(&pictures));
+        shared.members.push(member);
+        shared.show(node, &[]);
+        Member {
+            node: node.to_owned(),
+            site: self.clone(),
+            pictures,
+        }
+    }
+
+    /// The lease of that host's node runs out.
+    pub(crate) fn lose(&self, node: &str) {
+        let mut shared = self.0.lock().unwrap();
+        shared.nodes.remove(node);
+        shared.show(node, &[]);
+    }
+
+    /// Whether the store is out of everybody's reach.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.0.lock().unwrap().away = away;
+    }
+}
+
+impl Shared {
+    /// Whether nothing has changed that `changes` by `node` depend on.
+    fn allows(&self, node: &str, planned_on: &Desired, changes: &[Change]) -> bool {
+        let seen = |id: &str| {
+            let cluster = planned_on.cluster.as_ref().unwrap();
+            let mut others = cluster.endpoints.values();
+            let other = others.find(|record| record.id == id);
+            let own = planned_on.endpoints.get(id).map(|own| own.record(node));
+            other.map(|record| (**record).clone()).or(own)
+        };
+        let free = |record: &EndpointRecord| {
+            let dead = record.node == node || !self.nodes.contains_key(&record.node);
+            dead && seen(&record.id).as_ref() == Some(record)
+        };
+        let held = |id: &str| self.records.get(id);
+        changes.iter().all(|change| match change {
+            Change::PutNetwork(_) => planned_on.networks == self.desired.networks,
+            Change::RemoveNetwork(name) => self.records.values().all(|r| r.network != *name),
+            Change::PutEndpoint(endpoint) => {
+                let mut others = self.records.values().filter(|r| r.id != endpoint.id);
+                self.desired.networks.contains_key(&endpoint.network)
+                    && held(&endpoint.id).is_none_or(free)
+                    && others.all(|other| {
+                        let differ = other.ip != endpoint.ip && other.mac != endpoint.mac;
+                        other.network != endpoint.network || differ
+                    })
+            }
+            Change::RemoveEndpoint(id) => held(id).is_none_or(free),
+            _ => true,
+        })
+    }
+
+    fn apply(&mut self, node: &str, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::PutEndpoint(endpoint) => {
+                    let record = endpoint.record(node);
+                    self.records.insert(record.id.clone(), record);
+                }
+                Change::RemoveEndpoint(id) => {
+                    self.records.remove(id);
+                }
+                Change::PutHint(_) | Change::RemoveHint(_) => {}
+                change => {
+                    let desired = std::mem::take(&mut self.desired);
+                    let mut contents = Contents {
+                        desired,
+                        ..Contents::default()
+                    };
+                    contents.apply(change.clone());
+                    self.desired = contents.desired;
+                }
+            }
+        }
+    }
+
+    /// Shows everybody what there is now, after `changes` by `node`, and returns
+    /// the number of its picture.
+    fn show(&self, node: &str, changes: &[Change]) -> u64 {
+        let mut number = 0;
+        for (name, pictures) in &self.members {
+            let changes = if name == node { changes } else { &[] };
+            let shown = pictures.publish(|contents| {
+                for change in changes {
+                    contents.apply(change.clone());
+                }
+                let desired = &mut contents.desired;
+                desired.networks.clone_from(&self.desired.networks);
+                desired.peers.clone_from(&self.desired.peers);
+                desired
+                    .endpoints
+                    .retain(|id, _| self.records.get(id).is_some_and(|r| r.node == *name));
+                let others = self.records.values().filter(|record| record.node != *name);
+                let key = |record: &EndpointRecord| (record.network.clone(), record.id.clone());
+                desired.cluster = Some(Cluster {
+                    nodes: self.nodes.clone(),
+                    endpoints: others.map(|r| (key(r), Arc::new(r.clone()))).collect(),
+                });
+            });
+            if name == node {
+                number = shown;
+            }
+        }
+        number
+    }
+}
+
+impl Store for Member {
+    fn pictures(&self) -> watch::Receiver<Arc<Picture>> {
+        self.pictures.subscribe()
+    }
+
+    fn commit<'a>(
+        &'a self,
+        planned_on: &'a Picture,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'a, Result<u64, CommitError>> {
+        async move {
+            // Others have their turn, as on the way to a server.
+            tokio::task::yield_now().await;
+            let mut shared = self.site.0.lock().unwrap();
+            if shared.away && !changes.is_empty() {
+                let (store, reason) = ("etcd".to_owned(), "it is away".to_owned());
+                return Err(StoreError::Unavailable { store, reason }.into());
+            }
+            if !shared.allows(&self.node, &planned_on.contents.desired, &changes) {
+                return Err(CommitError::Outdated);
+            }
+            shared.apply(&self.node, &changes);
+            Ok(shared.show(&self.node, &changes))
+        }
+        .boxed()
+    }
+
+    fn announce(&self, node: Node) {
+        let mut shared = self.site.0.lock().unwrap();
+        shared.nodes.insert(node.name.clone(), node);
+        shared.show(&self.node, &[]);
+    }
+
+    fn health(&self) -> Health {
+        let connected = !self.site.0.lock().unwrap().away;
+        Health {
+            store: "etcd://fake".to_owned(),
+            problems: Vec::new(),
+            shared: Some(SharedHealth {
+                connected,
+                ..SharedHealth::default()
+            }),
+        }
     }
 }
 
@@ -87,6 +276,9 @@ impl Host for FakeHost {
 pub(crate) struct FakeKernel {
     pub(crate) fails: BTreeMap<String, String>,
     pub(crate) hangs: Option<String>,
+    /// How far this host's VTEP address is from 192.0.2.1, and how much its underlay's
+    /// MTU is below 1500.
+    pub(crate) underlay: (u8, u32),
 }
 
 impl Reconcile for FakeKernel {
@@ -110,8 +302,13 @@ impl Reconcile for FakeKernel {
             underlay: Some(Underlay {
                 device: "under0".to_owned(),
                 ifindex: 2,
-                vtep: Ipv4Addr::new(192, 0, 2, 1),
-                mtu: 1500,
+                vtep: Ipv4Addr::new(192, 0, 2, 1 + self.underlay.0),
+                mtu: 1500 - self.underlay.1,
+            }),
+            datapath: Some(DatapathStatus {
+                attach: "tcx",
+                xdp: "native",
+                xdp_reason: String::new(),
             }),
             ..Report::default()
         }
@@ -128,13 +325,22 @@ impl Reconcile for FakeKernel {
 
 /// A daemon on `store` that lives as long as the test's runtime.
 pub(crate) async fn daemon(store: &Memory, kernel: FakeKernel) -> Control {
+    start("n1", Arc::new(store.clone()), kernel).await
+}
+
+/// The daemon of host `node` of a site.
+pub(crate) async fn member(site: &Site, node: &str, kernel: FakeKernel) -> Control {
+    start(node, Arc::new(site.member(node)), kernel).await
+}
+
+async fn start(node: &str, store: Arc<dyn Store>, kernel: FakeKernel) -> Control {
     let info = NodeInfo {
-        node: "n1".to_owned(),
+        node: node.to_owned(),
         port: 4789,
         hook: None,
-        patience: Duration::from_millis(300),
+        // Long enough on a busy machine, short where it is waited in vain.
+        patience: Duration::from_millis(if kernel.hangs.is_some() { 300 } else { 10_000 }),
     };
-    let store = Box::new(store.clone());
     let (control, controller) = Control::start(info, store, Box::new(FakeHost));
     tokio::spawn(controller.run(kernel, std::future::pending()));
     control.ready().await.unwrap();

@@ -1,42 +1,75 @@
 //! Which address an endpoint gets: pure, and only about one network.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::HashMap, fmt::Display, net::Ipv4Addr};
+
+use sha2::{Digest, Sha256};
 
 use super::error::{Conflict, Error, Invalid};
 use crate::model::Network;
 
-/// The addresses in use in one network, and the endpoints that have them.
-pub(super) type InUse<'a> = BTreeMap<Ipv4Addr, &'a str>;
+/// What an endpoint may have by way of an address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim<'a> {
+    /// This one or none.
+    pub(super) explicit: Option<Ipv4Addr>,
+    /// What the same interface had before.
+    pub(super) remembered: Option<Ipv4Addr>,
+    /// The endpoint's ID.
+    pub(super) endpoint: &'a str,
+    /// How often others have been faster to take what was chosen.
+    pub(super) attempt: u32,
+}
 
-/// Chooses an address of `network`: `explicit` or an error that says why not;
-/// else `remembered` (what the same interface had before) if it is free; else
-/// the lowest free one.
-pub(super) fn assign(
+/// Chooses an address of `network`, given who has which: the explicit one or an
+/// error that says why not; else the remembered one if it is free; else the
+/// lowest free one, or after a lost race one of the lowest, so that nodes that
+/// choose at the same time do not go on choosing the same.
+pub(super) fn assign<W: Display>(
     network: &Network,
-    in_use: &InUse<'_>,
-    explicit: Option<Ipv4Addr>,
-    remembered: Option<Ipv4Addr>,
+    in_use: &HashMap<Ipv4Addr, W>,
+    claim: Claim<'_>,
 ) -> Result<Ipv4Addr, Error> {
-    if let Some(ip) = explicit {
+    if let Some(ip) = claim.explicit {
         check_usable(network, ip)?;
         return match in_use.get(&ip) {
             None => Ok(ip),
-            Some(endpoint) => {
-                let endpoint = (*endpoint).to_owned();
+            Some(occupant) => {
+                let endpoint = occupant.to_string();
                 Err(Conflict::AddressInUse { ip, endpoint }.into())
             }
         };
     }
-    if let Some(ip) = remembered
+    if let Some(ip) = claim.remembered
         && check_usable(network, ip).is_ok()
         && !in_use.contains_key(&ip)
     {
         return Ok(ip);
     }
-    lowest_free(network, in_use).ok_or_else(|| {
+    let mut free = free(network, in_use);
+    let chosen = match claim.attempt {
+        0 => free.next(),
+        attempt => {
+            let candidates: Vec<_> = free.take(window(attempt)).collect();
+            let at = spread(claim.endpoint, attempt).checked_rem(candidates.len());
+            at.and_then(|at| candidates.get(at).copied())
+        }
+    };
+    chosen.ok_or_else(|| {
         let (network, subnet) = (network.name.clone(), network.subnet);
         Conflict::NetworkFull { network, subnet }.into()
     })
+}
+
+/// How many addresses are chosen from: twice as many after each lost race, up
+/// to four for each of a thousand nodes.
+fn window(attempt: u32) -> usize {
+    8 << attempt.min(9)
+}
+
+/// A number that differs between endpoints, and from attempt to attempt.
+fn spread(endpoint: &str, attempt: u32) -> usize {
+    let digest = Sha256::digest(format!("{endpoint}/{attempt}").as_bytes());
+    usize::from(u16::from_be_bytes([digest[0], digest[1]]))
 }
 
 /// Refuses addresses outside the network and those that mean something else.
@@ -67,13 +100,14 @@ pub(super) fn check_usable(network: &Network, ip: Ipv4Addr) -> Result<(), Invali
     })
 }
 
-/// Takes as many steps as there are addresses in use before the first gap.
-fn lowest_free(network: &Network, in_use: &InUse<'_>) -> Option<Ipv4Addr> {
-    let first = network.subnet.network().to_bits().checked_add(1)?;
+/// The free addresses in order. The first takes as many steps to find as there
+/// are addresses in use before it.
+fn free<W>(network: &Network, in_use: &HashMap<Ipv4Addr, W>) -> impl Iterator<Item = Ipv4Addr> {
+    let first = network.subnet.network().to_bits().saturating_add(1);
     let end = network.subnet.broadcast().to_bits();
     (first..end)
         .map(Ipv4Addr::from_bits)
-        .find(|ip| *ip != network.gateway && !in_use.contains_key(ip))
+        .filter(|ip| *ip != network.gateway && !in_use.contains_key(ip))
 }
 
 #[cfg(test)]
@@ -84,6 +118,17 @@ mod tests {
 
     use super::*;
     use crate::control::Kind;
+
+    type InUse<'a> = HashMap<Ipv4Addr, &'a str>;
+
+    fn claim(explicit: Option<Ipv4Addr>, remembered: Option<Ipv4Addr>) -> Claim<'static> {
+        Claim {
+            explicit,
+            remembered,
+            endpoint: "0123456789ab",
+            attempt: 0,
+        }
+    }
 
     fn network(subnet: &str) -> Network {
         let subnet: Ipv4Network = subnet.parse().unwrap();
@@ -104,17 +149,17 @@ mod tests {
         for last in [2, 3, 4, 6] {
             in_use.insert(Ipv4Addr::new(10, 50, 0, last), "e");
         }
-        let ip = assign(&net, &in_use, None, None).unwrap();
+        let ip = assign(&net, &in_use, claim(None, None)).unwrap();
         assert_eq!(ip, Ipv4Addr::new(10, 50, 0, 5));
     }
 
     #[test]
     fn a_slash_30_has_one_address_to_give() {
         let net = network("10.50.0.0/30");
-        let ip = assign(&net, &InUse::new(), None, None).unwrap();
+        let ip = assign(&net, &InUse::new(), claim(None, None)).unwrap();
         assert_eq!(ip, Ipv4Addr::new(10, 50, 0, 2));
         let full = InUse::from([(ip, "e")]);
-        let error = assign(&net, &full, None, None).unwrap_err();
+        let error = assign(&net, &full, claim(None, None)).unwrap_err();
         assert_eq!(error.code(), "network_full");
         assert!(error.to_string().contains("10.50.0.0/30"), "{error}");
     }
@@ -131,7 +176,7 @@ mod tests {
             ("10.51.0.1", Kind::Invalid, "not in network blue"),
             ("10.50.0.9", Kind::Conflict, "endpoint 0123456789ab"),
         ] {
-            let error = assign(&net, &in_use, Some(ip.parse().unwrap()), None).unwrap_err();
+            let error = assign(&net, &in_use, claim(Some(ip.parse().unwrap()), None)).unwrap_err();
             assert_eq!(error.kind(), kind, "{ip}");
             assert!(error.to_string().contains(reason), "{ip}: {error}");
         }
@@ -141,13 +186,58 @@ mod tests {
     fn remembered_addresses_are_given_back_unless_somebody_has_them() {
         let net = network("10.50.0.0/24");
         let old = Ipv4Addr::new(10, 50, 0, 77);
-        assert_eq!(assign(&net, &InUse::new(), None, Some(old)).unwrap(), old);
+        assert_eq!(
+            assign(&net, &InUse::new(), claim(None, Some(old))).unwrap(),
+            old
+        );
         let taken = InUse::from([(old, "e")]);
-        let ip = assign(&net, &taken, None, Some(old)).unwrap();
+        let ip = assign(&net, &taken, claim(None, Some(old))).unwrap();
         assert_eq!(ip, Ipv4Addr::new(10, 50, 0, 2));
         let foreign = Some(Ipv4Addr::new(192, 0, 2, 1));
-        let ip = assign(&net, &InUse::new(), None, foreign).unwrap();
+        let ip = assign(&net, &InUse::new(), claim(None, foreign)).unwrap();
         assert_eq!(ip, Ipv4Addr::new(10, 50, 0, 2));
+    }
+
+    #[test]
+    fn nodes_that_choose_at_the_same_time_soon_choose_differently() {
+        let net = network("10.50.0.0/16");
+        let mut in_use = InUse::new();
+        let mut nodes: Vec<_> = (0..1000).map(|node| format!("{node:012x}")).collect();
+        let mut attempt = 0;
+        while !nodes.is_empty() {
+            let before = in_use.clone();
+            nodes.retain(|endpoint| {
+                let claim = Claim {
+                    endpoint,
+                    attempt,
+                    ..claim(None, None)
+                };
+                let ip = assign(&net, &before, claim).unwrap();
+                in_use.insert(ip, "e").is_some()
+            });
+            attempt += 1;
+        }
+        assert!(attempt < 20, "{attempt} rounds");
+        assert!(
+            in_use.keys().all(|ip| ip.octets()[2] < 20),
+            "addresses stay close"
+        );
+    }
+
+    #[test]
+    fn the_last_address_is_found_however_often_others_were_faster() {
+        let net = network("10.50.0.0/30");
+        let claim = Claim {
+            attempt: 7,
+            ..claim(None, None)
+        };
+        let ip = assign(&net, &InUse::new(), claim).unwrap();
+        assert_eq!(ip, Ipv4Addr::new(10, 50, 0, 2));
+        let full = InUse::from([(ip, "e")]);
+        assert_eq!(
+            assign(&net, &full, claim).unwrap_err().code(),
+            "network_full"
+        );
     }
 
     proptest! {
@@ -162,13 +252,13 @@ mod tests {
             let mut in_use = InUse::new();
             let mut last = net.subnet.network();
             for _ in 0..size - 3 {
-                let ip = assign(&net, &in_use, None, None).unwrap();
+                let ip = assign(&net, &in_use, claim(None, None)).unwrap();
                 prop_assert!(ip > last && net.subnet.contains(ip));
                 prop_assert!(ip != net.gateway && ip != net.subnet.broadcast());
                 last = ip;
                 prop_assert!(in_use.insert(ip, "e").is_none());
             }
-            let error = assign(&net, &in_use, None, None).unwrap_err();
+            let error = assign(&net, &in_use, claim(None, None)).unwrap_err();
             prop_assert_eq!(error.code(), "network_full");
         }
 
@@ -183,7 +273,7 @@ mod tests {
             let base = net.subnet.network().to_bits();
             let at = |offset: u32| Ipv4Addr::from_bits(base + offset);
             let in_use: InUse<'_> = used.iter().map(|offset| (at(*offset), "e")).collect();
-            match assign(&net, &in_use, explicit.map(at), remembered.map(at)) {
+            match assign(&net, &in_use, claim(explicit.map(at), remembered.map(at))) {
                 Ok(ip) => {
                     prop_assert!(net.subnet.contains(ip) && !in_use.contains_key(&ip));
                     prop_assert!(ip != net.subnet.network() && ip != net.subnet.broadcast());

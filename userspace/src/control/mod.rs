@@ -31,15 +31,21 @@ pub use self::{
         AttachSpec, DEFAULT_IFNAME, DEFAULT_NAMESPACE, EndpointChange, NetnsSource, NetworkSpec,
         endpoint_id, parse_cidr, parse_ipv4, parse_mac, parse_subnet, parse_vni,
     },
-    view::{EndpointView, NetworkView, State, StatusView},
+    view::{
+        EndpointFilter, EndpointView, ListedEndpoint, NetworkView, NodeView, OtherEndpointView,
+        PeerView, State, StatusView,
+    },
 };
 use crate::{
-    model::{Network, Peer},
+    model::Network,
     reconcile::{Counters, CountersError},
     store::{Picture, Store},
 };
 
+mod census;
 mod choose;
+#[cfg(test)]
+mod cluster_tests;
 mod commit;
 mod controller;
 mod endpoints;
@@ -49,6 +55,7 @@ pub(crate) mod fake;
 mod host;
 mod ipam;
 mod plan;
+mod problems;
 mod spec;
 pub(crate) mod stored;
 #[cfg(test)]
@@ -84,7 +91,7 @@ pub struct Control {
 struct Inner {
     info: NodeInfo,
     started: Instant,
-    store: Box<dyn Store>,
+    store: Arc<dyn Store>,
     host: Box<dyn Host>,
     /// Held from the first check of a mutation until it is durable: those of one
     /// daemon need not outdate one another.
@@ -98,11 +105,14 @@ struct Inner {
 impl Control {
     /// Takes over what the store holds. The [`Controller`] must be run for any
     /// mutation to complete.
-    pub fn start(info: NodeInfo, store: Box<dyn Store>, host: Box<dyn Host>) -> (Self, Controller) {
+    pub fn start(info: NodeInfo, store: Arc<dyn Store>, host: Box<dyn Host>) -> (Self, Controller) {
         let pictures = store.pictures();
         let (observed_tx, observed) = watch::channel(Arc::new(Observed::default()));
         let (queries, queries_rx) = mpsc::channel(16);
         let controller = Controller {
+            info: info.clone(),
+            store: Arc::clone(&store),
+            announced: None,
             pictures: pictures.clone(),
             observed: observed_tx,
             queries: queries_rx,
@@ -147,7 +157,7 @@ impl Control {
             };
             let underlay = control.underlay();
             let done = control
-                .change(|state| plan::network(state, &spec, &routes, underlay.as_ref()))
+                .change(|basis| plan::network(basis, &spec, &routes, underlay.as_ref()))
                 .await?;
             control.network_made(done).await
         })
@@ -162,31 +172,11 @@ impl Control {
     ) -> Result<(NetworkView, Created), Error> {
         self.to_the_end(move |control| async move {
             let done = control
-                .change(|state| plan::network_for_subnet(state, subnet))
+                .change(|basis| plan::network_for_subnet(basis, subnet))
                 .await?;
             control.network_made(done).await
         })
         .await
-    }
-
-    /// All networks, by name.
-    pub fn networks(&self) -> Vec<NetworkView> {
-        let picture = self.picture();
-        let desired = &picture.contents.desired;
-        let networks = desired.networks.values();
-        networks
-            .map(|network| self.view_network(desired, network))
-            .collect()
-    }
-
-    /// One network.
-    pub fn network(&self, name: &str) -> Result<NetworkView, Error> {
-        let picture = self.picture();
-        let desired = &picture.contents.desired;
-        match desired.networks.get(name) {
-            Some(network) => Ok(self.view_network(desired, network)),
-            None => Err(NotFound::Network(name.to_owned()).into()),
-        }
     }
 
     /// Removes a network that has no endpoints; peers of only that network go
@@ -195,38 +185,12 @@ impl Control {
         let name = name.to_owned();
         self.to_the_end(|control| async move {
             let done = control
-                .change(|state| Ok(removal(plan::remove_network(state, &name)?)))
+                .change(|basis| Ok(removal(plan::remove_network(basis, &name)?)))
                 .await?;
             info!(network = name, "network removed");
             control.follow(done.picture, "the network's removal").await
         })
         .await
-    }
-
-    /// All endpoints, by ID, without traffic counters.
-    pub fn endpoints(&self) -> Vec<EndpointView> {
-        let picture = self.picture();
-        let desired = &picture.contents.desired;
-        let endpoints = desired.endpoints.values();
-        endpoints
-            .filter_map(|endpoint| self.view_endpoint(desired, endpoint).ok())
-            .collect()
-    }
-
-    /// One endpoint by its whole ID, without traffic counters.
-    pub fn endpoint(&self, id: &str) -> Result<EndpointView, Error> {
-        let picture = self.picture();
-        let desired = &picture.contents.desired;
-        match desired.endpoints.get(id) {
-            Some(endpoint) => Ok(self.view_endpoint(desired, endpoint)?),
-            None => Err(NotFound::Endpoint(id.to_owned()).into()),
-        }
-    }
-
-    /// The ID of the endpoint that a person means: by ID, container name or
-    /// ID, or the beginning of either ID.
-    pub fn find_endpoint(&self, text: &str) -> Result<String, Error> {
-        view::find_endpoint(&self.picture().contents.desired, text)
     }
 
     /// Lets the VTEP `ip` into `networks`, in addition to those it is in; none
@@ -235,37 +199,45 @@ impl Control {
         &self,
         ip: Ipv4Addr,
         networks: BTreeSet<String>,
-    ) -> Result<(Peer, Created), Error> {
+    ) -> Result<(PeerView, Created), Error> {
         self.to_the_end(move |control| async move {
             let own = control.underlay().map(|underlay| underlay.vtep);
             let done = control
-                .change(|state| plan::add_peer(state, ip, &networks, own))
+                .change(|basis| plan::add_peer(basis, ip, &networks, own))
                 .await?;
             control.follow(done.picture, "the peer").await?;
-            Ok((done.value, done.created))
+            let picture = control.picture();
+            let view = PeerView::foreign(&picture.contents.desired, &done.value);
+            Ok((view, done.created))
         })
         .await
-    }
-
-    /// All peers, by address.
-    pub fn peers(&self) -> Vec<Peer> {
-        self.picture()
-            .contents
-            .desired
-            .peers
-            .values()
-            .cloned()
-            .collect()
     }
 
     /// Shuts the VTEP `ip` out of all networks.
     pub async fn remove_peer(&self, ip: Ipv4Addr) -> Result<(), Error> {
         self.to_the_end(move |control| async move {
             let done = control
-                .change(|state| Ok(removal(plan::remove_peer(state, ip)?)))
+                .change(|basis| Ok(removal(plan::remove_peer(basis, ip)?)))
                 .await?;
             info!(peer = %ip, "peer removed");
             control.follow(done.picture, "the peer's removal").await
+        })
+        .await
+    }
+
+    /// Frees the endpoints of a node that is not alive.
+    pub async fn remove_node(&self, name: &str) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.to_the_end(|control| async move {
+            loop {
+                let done = control
+                    .change(|basis| plan::remove_node(basis, &name))
+                    .await?;
+                if !done.value {
+                    info!(node = name, "endpoints of a dead node freed");
+                    return control.follow(done.picture, "the node's removal").await;
+                }
+            }
         })
         .await
     }

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use super::{fake::*, *};
 use crate::{
     model::{Endpoint, NetnsRef},
-    store::Change,
+    store::{Change, Contents},
 };
 
 async fn blue(control: &Control) -> Network {
@@ -251,7 +251,7 @@ async fn a_namespace_whose_number_was_reused_inherits_no_address() {
     };
     let mut state = control.picture().contents.clone();
     state.apply(Change::PutEndpoint(Box::new(nameless("/run/netns/old"))));
-    for change in plan::detach(&state, "e1").unwrap() {
+    for change in plan::detach(alone(&state), "e1").unwrap() {
         state.apply(change);
     }
     let mut spec = AttachSpec::new("blue", NetnsSource::Pid(7));
@@ -261,12 +261,20 @@ async fn a_namespace_whose_number_was_reused_inherits_no_address() {
             path: path.into(),
             inode: 7,
         };
-        plan::attach(&state, &spec, netns, |_| false)
+        plan::attach(alone(&state), &spec, netns, |_| false)
             .unwrap()
             .value
             .ip
     };
     assert_eq!(attach("/run/netns/new"), Ipv4Addr::new(10, 50, 1, 2));
+}
+
+fn alone(contents: &Contents) -> plan::Basis<'_> {
+    plan::Basis {
+        contents,
+        node: "n1",
+        attempt: 0,
+    }
 }
 
 fn sample() -> Endpoint {
@@ -380,9 +388,9 @@ async fn peers_gain_networks_and_lose_those_that_go() {
     );
     let (peer, created) = control.add_peer(ip, only("red")).await.unwrap();
     assert_eq!(created, Created::Existing);
-    assert!(peer.networks.contains("blue") && peer.networks.contains("red"));
+    assert!(peer.networks == ["blue", "red"]);
     control.remove_network("blue").await.unwrap();
-    assert!(!control.peers()[0].networks.contains("blue"));
+    assert!(control.peers()[0].networks == ["red"]);
     control.remove_network("red").await.unwrap();
     assert!(control.peers().is_empty());
 }

@@ -36,7 +36,8 @@ pub trait Store: Send + Sync {
     ) -> BoxFuture<'a, Result<u64, CommitError>>;
 
     /// Makes this host known to others, or known anew if it has changed. Where
-    /// there are no others that means nothing.
+    /// there are no others that means nothing. Which installation this is
+    /// ([`Node::instance`]) the store knows better.
     fn announce(&self, node: Node);
 
     /// How the store stands.

@@ -12,11 +12,12 @@ use super::{
     networks::status_of,
     path::Segment,
     problem::{Problem, ProblemDto},
+    query::Asked,
 };
 use crate::{
     control::{
-        AttachSpec, Control, EndpointView, Invalid, NetnsSource, State as Standing, parse_ipv4,
-        parse_mac,
+        AttachSpec, Control, EndpointFilter, EndpointView, Invalid, ListedEndpoint, NetnsSource,
+        OtherEndpointView, State as Standing, parse_ipv4, parse_mac,
     },
     reconcile,
 };
@@ -98,6 +99,10 @@ pub enum EndpointState {
     NamespaceGone,
     /// It does not work; `message` says why.
     Failed,
+    /// It is on another node, which is alive and knows how it stands.
+    Remote,
+    /// It is on another node, which is not alive; its address is kept.
+    NodeDown,
 }
 
 /// Packets and bytes of inner frames.
@@ -130,6 +135,8 @@ pub struct EndpointDto {
     pub name: Option<String>,
     /// The container.
     pub container_id: String,
+    /// The node it is on.
+    pub node: String,
     /// The network's name.
     pub network: String,
     /// The network's VXLAN network identifier.
@@ -147,8 +154,8 @@ pub struct EndpointDto {
     pub mac: String,
     /// Bytes of an IP packet; null only while the daemon has no underlay.
     pub mtu: Option<u32>,
-    /// Path of its network namespace.
-    pub netns: String,
+    /// Path of its network namespace; null for another node's.
+    pub netns: Option<String>,
     /// The other end of its veth pair, on the host, once it is there.
     pub host_ifname: Option<String>,
     /// How it stands.
@@ -156,7 +163,8 @@ pub struct EndpointDto {
     /// Why it does not work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What it sent and was sent; null if the datapath cannot be read.
+    /// What it sent and was sent; null for another node's, and if the datapath
+    /// cannot be read.
     pub traffic: Option<TrafficDto>,
 }
 
@@ -182,6 +190,7 @@ impl From<EndpointView> for EndpointDto {
             id: endpoint.id,
             name: endpoint.name,
             container_id: endpoint.container_id,
+            node: view.node,
             network: endpoint.network,
             vni: network.vni.get(),
             namespace: endpoint.namespace,
@@ -190,13 +199,66 @@ impl From<EndpointView> for EndpointDto {
             ip: format!("{}/{}", endpoint.ip, network.subnet.prefix()),
             mac: endpoint.mac.to_string(),
             mtu: view.mtu,
-            netns: endpoint.netns.path.display().to_string(),
+            netns: Some(endpoint.netns.path.display().to_string()),
             host_ifname,
             state,
             message,
             traffic: view.traffic.map(TrafficDto::from),
         }
     }
+}
+
+impl From<OtherEndpointView> for EndpointDto {
+    fn from(view: OtherEndpointView) -> Self {
+        let (record, network) = (view.record, view.network);
+        let (state, message) = if view.alive {
+            (EndpointState::Remote, None)
+        } else {
+            let message = format!(
+                "node {} is not alive; its address is kept until `vxplane node rm {0}`",
+                record.node
+            );
+            (EndpointState::NodeDown, Some(message))
+        };
+        Self {
+            id: record.id,
+            name: record.name,
+            container_id: record.container_id,
+            node: record.node,
+            network: record.network,
+            vni: network.vni.get(),
+            namespace: record.namespace,
+            labels: record.labels,
+            ifname: record.ifname,
+            ip: format!("{}/{}", record.ip, network.subnet.prefix()),
+            mac: record.mac.to_string(),
+            mtu: view.mtu,
+            netns: None,
+            host_ifname: None,
+            state,
+            message,
+            traffic: None,
+        }
+    }
+}
+
+impl From<ListedEndpoint> for EndpointDto {
+    fn from(listed: ListedEndpoint) -> Self {
+        match listed {
+            ListedEndpoint::Own(view) => view.into(),
+            ListedEndpoint::Other(view) => view.into(),
+        }
+    }
+}
+
+/// Which endpoints to list.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndpointQuery {
+    /// Only those in the network of this name.
+    network: Option<String>,
+    /// Only those on the node of this name.
+    node: Option<String>,
 }
 
 fn standing(state: Standing) -> (EndpointState, Option<String>, Option<String>) {
@@ -214,15 +276,27 @@ fn standing(state: Standing) -> (EndpointState, Option<String>, Option<String>) 
     }
 }
 
-/// All endpoints, by ID.
+/// The endpoints of all hosts, by ID.
 #[utoipa::path(
     get, path = "/v1/endpoints", tag = "endpoints", operation_id = "list_endpoints",
-    responses((status = 200, description = "all of them", body = [EndpointDto])),
+    params(
+        ("network" = Option<String>, Query, description = "only those in this network"),
+        ("node" = Option<String>, Query, description = "only those on this node"),
+    ),
+    responses(
+        (status = 200, description = "those asked for, or all", body = [EndpointDto]),
+        (status = 400, description = "there is no such query parameter", body = ProblemDto,
+            content_type = "application/problem+json"),
+    ),
 )]
-pub(super) async fn list(State(control): State<Control>) -> Json<Vec<EndpointDto>> {
-    let mut views = control.endpoints();
-    control.add_traffic(&mut views).await;
-    Json(views.into_iter().map(EndpointDto::from).collect())
+pub(super) async fn list(
+    State(control): State<Control>,
+    Asked(query): Asked<EndpointQuery>,
+) -> Json<Vec<EndpointDto>> {
+    let (network, node) = (query.network, query.node);
+    let filter = EndpointFilter { network, node };
+    let listed = control.list_endpoints(&filter).await;
+    Json(listed.into_iter().map(EndpointDto::from).collect())
 }
 
 /// Attaches a container's interface, or finds it attached.
@@ -239,6 +313,8 @@ pub(super) async fn list(State(control): State<Control>) -> Json<Vec<EndpointDto
         (status = 409, description = "it contradicts what exists", body = ProblemDto,
             content_type = "application/problem+json"),
         (status = 500, description = "it could not be wired and was undone", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 503, description = "the store is out of reach", body = ProblemDto,
             content_type = "application/problem+json"),
     ),
 )]
@@ -267,8 +343,7 @@ pub(super) async fn show(
     State(control): State<Control>,
     Segment(text): Segment,
 ) -> Result<Json<EndpointDto>, Problem> {
-    let view = control.endpoint(&control.find_endpoint(&text)?)?;
-    Ok(shown(&control, view).await)
+    Ok(Json(control.show_endpoint(&text).await?.into()))
 }
 
 /// Detaches an endpoint and frees its address.
@@ -279,7 +354,9 @@ pub(super) async fn show(
         (status = 204, description = "it is gone"),
         (status = 404, description = "there is none", body = ProblemDto,
             content_type = "application/problem+json"),
-        (status = 409, description = "there are several", body = ProblemDto,
+        (status = 409, description = "there are several, or it is on another node", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 503, description = "the store is out of reach", body = ProblemDto,
             content_type = "application/problem+json"),
     ),
 )]

@@ -1,6 +1,6 @@
 //! `/metrics`, for Prometheus.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 
 use axum::{extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
 use prometheus_client::{
@@ -10,10 +10,10 @@ use prometheus_client::{
 };
 use vxplane_common::{abi, drop::Direction};
 
-use super::status::names_by_vni;
 use crate::{
     control::{Control, EndpointView, State as Standing, StatusView},
-    reconcile::{Counters, DropCount, EndpointState},
+    reconcile::{Counters, Drift, DropCount, EndpointState},
+    store::Health,
 };
 
 /// The OpenMetrics text format, which Prometheus reads.
@@ -61,10 +61,12 @@ pub(super) async fn scrape(State(control): State<Control>) -> impl IntoResponse 
     let status = control.status().await;
     let mut endpoints = control.endpoints();
     control.add_traffic(&mut endpoints).await;
-    let names = names_by_vni(&control);
+    let names = control.network_names();
 
     let mut registry = Registry::with_prefix("vxplane");
     register_daemon(&mut registry, &status);
+    register_store(&mut registry, &status.store);
+    register_drift(&mut registry, status.report.drift);
     register_states(&mut registry, &endpoints);
     register_drops(&mut registry, &status.counters.drops, &names);
     register_traffic(&mut registry, &endpoints);
@@ -100,13 +102,56 @@ fn register_daemon(registry: &mut Registry, status: &StatusView) {
         "What is not as it should be; see `vxplane status`",
         status.problems.len() as u64,
     );
-    gauge("networks", "Networks of this host", status.networks as u64);
+    gauge("networks", "Networks", status.networks as u64);
     gauge("peers", "Other VTEPs", status.peers as u64);
+    gauge(
+        "nodes",
+        "Nodes that are alive, this one among them",
+        status.nodes as u64,
+    );
+    gauge(
+        "cluster_endpoints",
+        "Endpoints on all hosts",
+        status.cluster_endpoints as u64,
+    );
     gauge(
         "underlay_mtu_bytes",
         "MTU of the underlay, 0 if there is none",
         underlay_mtu.into(),
     );
+}
+
+fn register_drift(registry: &mut Registry, drift: Drift) {
+    let last = <Gauge>::default();
+    last.set(i64::try_from(drift.last).unwrap_or(i64::MAX));
+    let help = "Map entries that were not as written at the last reading, and were repaired";
+    registry.register("drift_entries", help, last);
+    let total = <Counter>::default();
+    total.inc_by(drift.total);
+    let help = "Map entries that were not as written, and were repaired";
+    registry.register("drifted_entries", help, total);
+    let audits = <Counter>::default();
+    audits.inc_by(drift.audits);
+    registry.register("map_audits", "How often the maps were read", audits);
+}
+
+/// Nothing of an embedded store: it is this daemon.
+fn register_store(registry: &mut Registry, store: &Health) {
+    let Some(shared) = &store.shared else {
+        return;
+    };
+    let connected = <Gauge>::default();
+    connected.set(i64::from(shared.connected));
+    let help = "Whether this host is in touch with the shared store";
+    registry.register("store_connected", help, connected);
+    let revision = <Gauge>::default();
+    revision.set(shared.revision);
+    let help = "The shared store's revision that this host follows";
+    registry.register("store_revision", help, revision);
+    let age = Gauge::<f64, AtomicU64>::default();
+    age.set(shared.age.as_secs_f64());
+    let help = "For how long what this host follows may have been out of date";
+    registry.register("picture_age_seconds", help, age);
 }
 
 fn register_states(registry: &mut Registry, endpoints: &[EndpointView]) {

@@ -10,10 +10,11 @@ use axum::{
 pub use self::{
     endpoints::{EndpointDto, EndpointRequest, EndpointState, TrafficDto},
     networks::{NetworkDto, NetworkRequest},
+    nodes::{NodeDto, NodeState},
     peers::{PeerDto, PeerRequest},
     problem::{Problem, ProblemDto},
     socket::{Socket, SocketError},
-    status::{CountsDto, DropDto, StatusDto, UnderlayDto},
+    status::{CountsDto, DriftDto, DropDto, StatusDto, StoreDto, UnderlayDto},
 };
 use crate::control::Control;
 
@@ -21,10 +22,12 @@ mod body;
 mod endpoints;
 mod metrics;
 mod networks;
+mod nodes;
 mod openapi;
 mod path;
 mod peers;
 mod problem;
+mod query;
 mod socket;
 mod status;
 #[cfg(test)]
@@ -50,6 +53,8 @@ pub fn router(control: Control) -> Router {
         )
         .route("/v1/peers", get(peers::list).post(peers::add))
         .route("/v1/peers/{ip}", delete(peers::remove))
+        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/{name}", get(nodes::show).delete(nodes::remove))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::scrape))
         .fallback(problem::no_route)

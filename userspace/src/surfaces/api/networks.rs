@@ -67,12 +67,17 @@ pub struct NetworkDto {
     pub subnet: String,
     /// Never given to an endpoint.
     pub gateway: String,
-    /// Bytes of an inner IP packet; null only while the daemon has no underlay.
+    /// Bytes of an inner IP packet: what the smallest underlay of the nodes in it
+    /// carries, unless it was given. Null only while the daemon has no underlay.
     pub mtu: Option<u32>,
     /// Never to be connected to anything outside.
     pub internal: bool,
     /// How many endpoints of this host are in it.
     pub endpoints: usize,
+    /// How many endpoints are in it on all hosts.
+    pub cluster_endpoints: usize,
+    /// The nodes that take part in it: alive, and with endpoints in it.
+    pub nodes: Vec<String>,
 }
 
 impl From<NetworkView> for NetworkDto {
@@ -84,6 +89,8 @@ impl From<NetworkView> for NetworkDto {
             mtu: view.mtu,
             internal: view.network.internal,
             endpoints: view.endpoints,
+            cluster_endpoints: view.cluster_endpoints,
+            nodes: view.nodes,
             name: view.network.name,
         }
     }
@@ -123,6 +130,8 @@ pub(super) async fn list(State(control): State<Control>) -> Json<Vec<NetworkDto>
             content_type = "application/problem+json"),
         (status = 409, description = "it contradicts what exists", body = ProblemDto,
             content_type = "application/problem+json"),
+        (status = 503, description = "the store is out of reach", body = ProblemDto,
+            content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn create(
@@ -159,7 +168,9 @@ pub(super) async fn show(
         (status = 204, description = "it is gone"),
         (status = 404, description = "there is none", body = ProblemDto,
             content_type = "application/problem+json"),
-        (status = 409, description = "it has endpoints", body = ProblemDto,
+        (status = 409, description = "it has endpoints, here or on another node", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 503, description = "the store is out of reach", body = ProblemDto,
             content_type = "application/problem+json"),
     ),
 )]

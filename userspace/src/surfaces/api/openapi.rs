@@ -3,14 +3,14 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{endpoints, metrics, networks, peers, problem::ProblemDto, status};
+use super::{endpoints, metrics, networks, nodes, peers, problem::ProblemDto, status};
 
 /// The description of the API, gathered from its routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "vxplane",
-        description = "Networks, endpoints and peers of one host. HTTP/1.1 on the unix socket \
+        description = "Networks, endpoints, peers and nodes, as one host sees them. HTTP/1.1 on the unix socket \
                        `<run-dir>/vxplane.sock`."
     ),
     paths(
@@ -27,6 +27,9 @@ use super::{endpoints, metrics, networks, peers, problem::ProblemDto, status};
         peers::list,
         peers::add,
         peers::remove,
+        nodes::list,
+        nodes::show,
+        nodes::remove,
         metrics::scrape,
         document,
     ),

@@ -12,10 +12,7 @@ use super::{
     path::Segment,
     problem::{Problem, ProblemDto},
 };
-use crate::{
-    control::{Control, Invalid, parse_ipv4},
-    model::{Peer, PeerNetworks},
-};
+use crate::control::{Control, Invalid, PeerView, parse_ipv4};
 
 /// A VTEP to be let in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -38,43 +35,35 @@ pub struct PeerDto {
     pub id: String,
     /// Its underlay address.
     pub ip: String,
-    /// The networks it takes part in now.
+    /// The name of the node it is; null for a VTEP that was added.
+    pub node: Option<String>,
+    /// The networks it takes part in now; of a node those that this host takes
+    /// part in too.
     pub networks: Vec<String>,
     /// Whether it takes part in all networks, also later ones.
     pub all_networks: bool,
 }
 
-impl PeerDto {
-    fn new(control: &Control, peer: &Peer) -> Self {
-        let networks = match &peer.networks {
-            PeerNetworks::Only(names) => names.iter().cloned().collect(),
-            PeerNetworks::All => {
-                let networks = control.networks().into_iter();
-                networks.map(|view| view.network.name).collect()
-            }
-        };
+impl From<PeerView> for PeerDto {
+    fn from(view: PeerView) -> Self {
         Self {
-            id: peer.ip.to_string(),
-            ip: peer.ip.to_string(),
-            networks,
-            all_networks: peer.networks == PeerNetworks::All,
+            id: view.ip.to_string(),
+            ip: view.ip.to_string(),
+            node: view.node,
+            networks: view.networks,
+            all_networks: view.all_networks,
         }
     }
 }
 
-/// All peers, by address.
+/// All peers, by address: VTEPs that were added, and nodes that share networks
+/// with this host.
 #[utoipa::path(
     get, path = "/v1/peers", tag = "peers", operation_id = "list_peers",
     responses((status = 200, description = "all of them", body = [PeerDto])),
 )]
 pub(super) async fn list(State(control): State<Control>) -> Json<Vec<PeerDto>> {
-    let peers = control.peers();
-    Json(
-        peers
-            .iter()
-            .map(|peer| PeerDto::new(&control, peer))
-            .collect(),
-    )
+    Json(control.peers().into_iter().map(PeerDto::from).collect())
 }
 
 /// Lets a VTEP into networks.
@@ -87,6 +76,8 @@ pub(super) async fn list(State(control): State<Control>) -> Json<Vec<PeerDto>> {
         (status = 400, description = "the request cannot be meant", body = ProblemDto,
             content_type = "application/problem+json"),
         (status = 404, description = "there is no such network", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 503, description = "the store is out of reach", body = ProblemDto,
             content_type = "application/problem+json"),
     ),
 )]
@@ -101,7 +92,7 @@ pub(super) async fn add(
         Some(names) => names.into_iter().collect(),
     };
     let (peer, created) = control.add_peer(ip, networks).await?;
-    Ok((status_of(created), Json(PeerDto::new(&control, &peer))))
+    Ok((status_of(created), Json(peer.into())))
 }
 
 /// Shuts a VTEP out of all networks.
@@ -111,6 +102,8 @@ pub(super) async fn add(
     responses(
         (status = 204, description = "it is gone"),
         (status = 404, description = "there is none", body = ProblemDto,
+            content_type = "application/problem+json"),
+        (status = 503, description = "the store is out of reach", body = ProblemDto,
             content_type = "application/problem+json"),
     ),
 )]

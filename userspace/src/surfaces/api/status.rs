@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 use crate::{
     control::{Control, StatusView},
-    reconcile::{DropCount, Underlay},
+    reconcile::{Drift, DropCount, Underlay},
+    store::Health,
 };
 
 /// How the daemon stands.
@@ -35,6 +36,10 @@ pub struct StatusDto {
     pub xdp_reason: Option<String>,
     /// Where the hook endpoint listens, if it does.
     pub hook: Option<String>,
+    /// What keeps the state.
+    pub store: StoreDto,
+    /// Whether the dataplane is what the daemon wrote.
+    pub drift: DriftDto,
     /// How many objects there are.
     pub counts: CountsDto,
     /// What is not as it should be.
@@ -55,7 +60,61 @@ pub struct UnderlayDto {
     pub mtu: u32,
 }
 
-/// How many objects there are on this host.
+/// What keeps the state, and how this host stands to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Store)]
+pub struct StoreDto {
+    /// `embedded`, or the servers by address.
+    pub name: String,
+    /// Whether this host is in touch with it now; null if it is embedded, as
+    /// are the following.
+    pub connected: Option<bool>,
+    /// The store's revision that this host follows.
+    pub revision: Option<i64>,
+    /// For how long, in milliseconds, what this host follows may have been out
+    /// of date.
+    pub age_ms: Option<u64>,
+}
+
+impl From<Health> for StoreDto {
+    fn from(health: Health) -> Self {
+        let shared = health.shared;
+        Self {
+            name: health.store,
+            connected: shared.as_ref().map(|shared| shared.connected),
+            revision: shared.as_ref().map(|shared| shared.revision),
+            age_ms: shared.map(|shared| u64::try_from(shared.age.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// How the dataplane's maps compared to what the daemon had written there. What
+/// was different was repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Drift)]
+pub struct DriftDto {
+    /// Entries found different at the last reading.
+    pub last: usize,
+    /// Entries found different since the daemon started.
+    pub total: u64,
+    /// Entries there were at the last reading.
+    pub entries: usize,
+    /// How often the maps were read.
+    pub audits: u64,
+}
+
+impl From<Drift> for DriftDto {
+    fn from(drift: Drift) -> Self {
+        Self {
+            last: drift.last,
+            total: drift.total,
+            entries: drift.entries,
+            audits: drift.audits,
+        }
+    }
+}
+
+/// How many objects there are, on this host unless said otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Counts)]
 pub struct CountsDto {
@@ -65,8 +124,12 @@ pub struct CountsDto {
     pub endpoints: usize,
     /// Endpoints that work.
     pub endpoints_ready: usize,
-    /// Peers.
+    /// Peers, nodes among them.
     pub peers: usize,
+    /// Nodes that are alive, this one among them.
+    pub nodes: usize,
+    /// Endpoints on all hosts.
+    pub cluster_endpoints: usize,
 }
 
 /// What was dropped for one reason in one direction of one network.
@@ -116,7 +179,11 @@ impl StatusDto {
                 endpoints: view.endpoints,
                 endpoints_ready: view.endpoints_ready,
                 peers: view.peers,
+                nodes: view.nodes,
+                cluster_endpoints: view.cluster_endpoints,
             },
+            store: view.store.into(),
+            drift: view.report.drift.into(),
             drops: drops(&view.counters.drops, names),
             node: view.info.node,
             underlay: view.report.underlay.map(UnderlayDto::from),
@@ -138,14 +205,6 @@ fn drops(drops: &[DropCount], names: &BTreeMap<u32, String>) -> Vec<DropDto> {
     drops.iter().map(dto).collect()
 }
 
-/// The names of this host's networks by VNI.
-pub(super) fn names_by_vni(control: &Control) -> BTreeMap<u32, String> {
-    let networks = control.networks().into_iter();
-    networks
-        .map(|view| (view.network.vni.get(), view.network.name))
-        .collect()
-}
-
 /// Answers `pong` as soon as the daemon serves requests.
 #[utoipa::path(
     get, path = "/v1/ping", tag = "daemon", operation_id = "ping",
@@ -162,5 +221,5 @@ pub(super) async fn ping() -> &'static str {
 )]
 pub(super) async fn show(State(control): State<Control>) -> Json<StatusDto> {
     let status = control.status().await;
-    Json(StatusDto::new(status, &names_by_vni(&control)))
+    Json(StatusDto::new(status, &control.network_names()))
 }

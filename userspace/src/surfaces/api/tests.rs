@@ -11,8 +11,8 @@ use tower::ServiceExt;
 
 use super::{body, *};
 use crate::control::{
-    AttachSpec, NetworkSpec,
-    fake::{FakeKernel, Memory, daemon},
+    AttachSpec, NetnsSource, NetworkSpec,
+    fake::{FakeKernel, Memory, Site, daemon, member},
 };
 
 async fn api() -> Router {
@@ -97,6 +97,7 @@ async fn networks_are_made_once_and_shown_whole() {
     let expected = json!({
         "name": "blue", "vni": 77, "subnet": "10.9.0.0/24", "gateway": "10.9.0.1",
         "mtu": 1450, "internal": false, "endpoints": 0,
+        "cluster_endpoints": 0, "nodes": [],
     });
     assert_eq!((status, &made), (StatusCode::CREATED, &expected));
     assert_eq!(
@@ -248,8 +249,9 @@ async fn endpoints_are_attached_shown_and_detached() {
 async fn peers_are_added_listed_and_removed() {
     let api = api().await;
     let (status, peer) = call(&api, Method::POST, "/v1/peers", json!({"ip": "192.0.2.2"})).await;
-    let expected =
-        json!({"id": "192.0.2.2", "ip": "192.0.2.2", "networks": [], "all_networks": true});
+    let expected = json!({
+        "id": "192.0.2.2", "ip": "192.0.2.2", "node": null, "networks": [], "all_networks": true,
+    });
     assert_eq!((status, peer), (StatusCode::CREATED, expected.clone()));
     let (status, all) = call(&api, Method::GET, "/v1/peers", Value::Null).await;
     assert_eq!((status, all), (StatusCode::OK, json!([expected])));
@@ -276,6 +278,57 @@ async fn peers_are_added_listed_and_removed() {
 }
 
 #[tokio::test]
+async fn the_api_of_one_host_shows_the_endpoints_of_all() {
+    let site = Site::default();
+    let a = member(&site, "a", FakeKernel::default()).await;
+    let kernel = FakeKernel {
+        underlay: (1, 0),
+        ..FakeKernel::default()
+    };
+    let b = router(member(&site, "b", kernel).await);
+    let spec = NetworkSpec {
+        name: "blue".to_owned(),
+        ..NetworkSpec::default()
+    };
+    a.create_network(spec).await.unwrap();
+    let spec = AttachSpec::new("blue", NetnsSource::Pid(1));
+    let id = a.attach(spec).await.unwrap().0.endpoint.id;
+    let (_, all) = call(&b, Method::GET, "/v1/endpoints", Value::Null).await;
+    assert_eq!(
+        (&all[0]["node"], &all[0]["state"]),
+        (&json!("a"), &json!("remote"))
+    );
+    for (query, number) in [("node=a", 1), ("node=b", 0), ("network=red&node=a", 0)] {
+        let path = format!("/v1/endpoints?{query}");
+        let (_, some) = call(&b, Method::GET, &path, Value::Null).await;
+        assert_eq!(some.as_array().unwrap().len(), number, "{query}");
+    }
+    let (_, problem) = call(&b, Method::GET, "/v1/endpoints?nodes=a", Value::Null).await;
+    assert_eq!(problem["code"], "invalid_query");
+    let path = format!("/v1/endpoints/{id}");
+    let (status, problem) = call(&b, Method::DELETE, &path, Value::Null).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{problem}");
+
+    site.lose("a");
+    let (_, shown) = call(&b, Method::GET, &path, Value::Null).await;
+    assert_eq!(shown["state"], "node-down");
+    let (_, node) = call(&b, Method::GET, "/v1/nodes/a", Value::Null).await;
+    assert_eq!(
+        (&node["state"], &node["endpoints"]),
+        (&json!("down"), &json!(1))
+    );
+    site.set_away(true);
+    let (status, problem) = call(&b, Method::DELETE, "/v1/nodes/a", Value::Null).await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("store_unavailable"))
+    );
+    site.set_away(false);
+    let (status, _) = call(&b, Method::DELETE, "/v1/nodes/a", Value::Null).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
 async fn the_description_lists_exactly_the_routes() {
     let (status, document) = call(&api().await, Method::GET, "/v1/openapi.json", Value::Null).await;
     assert_eq!(status, StatusCode::OK);
@@ -295,7 +348,7 @@ async fn the_description_lists_exactly_the_routes() {
         let response = send(&api, Method::TRACE, &path, Body::empty()).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
     }
-    assert_eq!(paths.len(), 10, "{paths:?}");
+    assert_eq!(paths.len(), 12, "{paths:?}");
     let operations = document["paths"].as_object().unwrap().values();
     for operation in operations.flat_map(|path| path.as_object().unwrap().values()) {
         for (status, response) in operation["responses"].as_object().unwrap() {
