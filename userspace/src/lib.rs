@@ -7,6 +7,7 @@ pub mod datapath;
 pub mod descriptors;
 pub mod docker;
 pub mod doctor;
+pub mod down;
 mod logging;
 pub mod model;
 pub mod mounts;

@@ -74,11 +74,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> MountsError {
 /// process, pins and all. If that is so, this moves the process to the mount
 /// namespace of the machine; so it must run while the process has one thread only.
 pub fn prepare(bpffs: &Path) -> Result<(), MountsError> {
-    if !is_on_bpffs(bpffs)
-        && let Some(pid) = outside()
-    {
-        enter_mounts_of(pid)?;
-    }
+    reach(bpffs)?;
     if !is_on_bpffs(bpffs) && bpffs.starts_with(BPFFS_MOUNT) {
         mount_bpffs(Path::new(BPFFS_MOUNT))?;
     }
@@ -88,6 +84,15 @@ pub fn prepare(bpffs: &Path) -> Result<(), MountsError> {
         });
     }
     fs::create_dir_all(bpffs).map_err(at(bpffs))
+}
+
+/// Moves the process, which has one thread only, to where [`prepare`] would, but
+/// makes nothing there.
+pub fn reach(bpffs: &Path) -> Result<(), MountsError> {
+    match outside() {
+        Some(pid) if !is_on_bpffs(bpffs) => enter_mounts_of(pid),
+        _ => Ok(()),
+    }
 }
 
 /// Whether `path`, or what exists of it, is on a bpffs.

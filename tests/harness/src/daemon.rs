@@ -170,6 +170,7 @@ struct Launch {
     binary: PathBuf,
     netns: String,
     directory: PathBuf,
+    bpffs: PathBuf,
     private_mounts: bool,
     through: Vec<String>,
     stdin: Option<Arc<OwnedFd>>,
@@ -182,6 +183,7 @@ impl Launch {
             binary: vxplane_binary()?,
             netns: host.netns().name().to_owned(),
             directory: host.directory().to_owned(),
+            bpffs: host.bpffs(),
             private_mounts: options.private_mounts,
             through: options.through.clone(),
             stdin: options.stdin.clone(),
@@ -320,6 +322,30 @@ impl Daemon {
             .args(arguments.split_whitespace())
             .env("VXPLANE_SOCKET", self.socket());
         finish_within(&mut command, CLI_LIMIT)
+    }
+
+    /// Runs `vxplane down` of this version with these further flags, whatever
+    /// comes of it.
+    pub fn try_down(&self, flags: &str) -> Result<Finished> {
+        let mut command = Command::new("nsenter");
+        let netns = Path::new(names::NETNS_DIRECTORY).join(&self.launch.netns);
+        command
+            .arg(format!("--net={}", netns.display()))
+            .arg("--")
+            .arg(vxplane_binary()?)
+            .args(["down", "--state-dir"])
+            .arg(self.launch.directory.join("state"))
+            .arg("--run-dir")
+            .arg(self.launch.directory.join("run"))
+            .arg("--bpffs")
+            .arg(&self.launch.bpffs)
+            .args(flags.split_whitespace());
+        finish_within(&mut command, CLI_LIMIT)
+    }
+
+    /// The same; an error unless it succeeds. Returns what it printed.
+    pub fn down(&self, flags: &str) -> Result<String> {
+        Ok(self.try_down(flags)?.success()?.stdout)
     }
 
     /// Runs `vxplane` with these arguments, split at spaces; an error unless it

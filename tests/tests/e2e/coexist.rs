@@ -69,7 +69,7 @@ fn filters_of_others_keep_working() -> Result<()> {
 
 /// An XDP program of somebody else: the guard of another daemon, as it were, for
 /// another port. It ends when it is dropped.
-fn foreign_xdp(host: &Host) -> Result<Ebpf> {
+pub(crate) fn foreign_xdp(host: &Host) -> Result<Ebpf> {
     let config = Config {
         vtep: host.ip().octets(),
         port: FOREIGN_PORT.to_be_bytes(),

@@ -2,6 +2,7 @@
 
 mod ageing;
 mod coexist;
+mod down;
 mod flood;
 mod foreign;
 mod isolation;

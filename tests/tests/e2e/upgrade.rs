@@ -187,5 +187,10 @@ fn an_earlier_version_does_not_take_over() -> Result<()> {
     ensure!(maps(&a)? == before, "something was changed");
     traffic.stop()?;
     a.daemon.start_again_as(Version::NextLayout)?;
+    a1.must_reach(b1.ip(), 5)?;
+    // What it said to do.
+    a.daemon.stop()?;
+    a.daemon.down("")?;
+    a.daemon.start_again_as(Version::This)?;
     a1.must_reach(b1.ip(), 5)
 }

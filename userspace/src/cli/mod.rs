@@ -1,4 +1,4 @@
-//! The command line: `daemon` and `doctor` work here, everything else is a
+//! The command line: `daemon`, `doctor` and `down` work here, everything else is a
 //! request to a daemon's API.
 
 use std::{
@@ -19,11 +19,13 @@ use self::{
 };
 use crate::{
     daemon::{self, DaemonError},
+    down::DownError,
     settings::{self, Layer, Settings, SettingsError},
 };
 
 mod client;
 mod doctor;
+mod down;
 mod endpoint;
 mod network;
 mod node;
@@ -59,6 +61,8 @@ enum Command {
     Status,
     /// Find out what this host can and cannot do, and what to do about it
     Doctor(SettingsArgs),
+    /// Take away everything that a stopped daemon made on this host
+    Down(down::DownArgs),
     /// Create, list, inspect and remove networks
     #[command(subcommand)]
     Network(network::Command),
@@ -108,6 +112,12 @@ enum CliError {
         #[source]
         source: io::Error,
     },
+    /// Nothing was taken down.
+    #[error(transparent)]
+    Down(#[from] Box<DownError>),
+    /// Not everything was taken down.
+    #[error("not everything could be taken away: {}", .0.join("; "))]
+    Remains(Vec<String>),
     /// Standard output could not be written to.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -167,6 +177,7 @@ impl Cli {
                 let settings = args.load(self.run_dir)?;
                 block_on(doctor::run(&settings, printer))
             }
+            Command::Down(args) => args.run(self.run_dir, printer),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "vxplane", &mut script);
@@ -247,6 +258,7 @@ mod tests {
             "daemon",
             "status",
             "doctor",
+            "down",
             "network",
             "endpoint",
             "peer",

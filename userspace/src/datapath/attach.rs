@@ -12,14 +12,14 @@ use aya::{
     Ebpf,
     programs::{
         LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, TcError, TcHandle,
-        links::{FdLink, LinkError, PinnedLink},
+        links::{FdLink, Link, LinkError, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact},
     },
     sys::SyscallError,
 };
 use nix::errno::Errno;
 
-use super::{Datapath, Error, Loaded, guard};
+use super::{Datapath, Error, Loaded, Qdiscs, guard};
 use crate::{netlink::Filter, privileges::Privilege};
 
 /// Behind every priority the kernel hands out by itself (49152 and below).
@@ -167,6 +167,7 @@ impl Datapath {
         stands: Attached,
     ) -> Result<(), Error> {
         let path = self.pin(program.name(), device.index);
+        let qdiscs = self.qdiscs();
         let loaded = self.loaded.as_mut().ok_or(Error::NotLoaded)?;
         let classifier = classifier(&mut loaded.programs, program)?;
         match (mode, stands) {
@@ -177,9 +178,19 @@ impl Datapath {
                 detach_filter(program, &device.name)
             }
             (TcMode::Tcx, _) => replace_link(classifier, program, device, &path),
-            (TcMode::Clsact, _) => attach_filter(classifier, device, stands)
-                .map_err(|source| attach_error(program, device, source)),
+            (TcMode::Clsact, _) => {
+                if stands == Attached::No {
+                    make_qdisc(program, device, &qdiscs)?;
+                }
+                attach_filter(classifier, device, stands)
+                    .map_err(|source| attach_error(program, device, source))
+            }
         }
+    }
+
+    /// The qdiscs made for filters.
+    pub fn qdiscs(&self) -> Qdiscs {
+        Qdiscs::below(&self.directory)
     }
 
     /// Takes the TCX link of the program called `program` off the device with
@@ -198,7 +209,7 @@ impl Datapath {
 }
 
 /// Program and device index in the name of a pin; `None` if it is not ours.
-fn parse_pin(name: &str) -> Option<(&'static str, u32)> {
+pub(super) fn parse_pin(name: &str) -> Option<(&'static str, u32)> {
     let (program, index) = name.rsplit_once('-')?;
     let known = Program::ALL.map(Program::name).into_iter();
     let program = known.chain([guard::PROGRAM]).find(|p| *p == program)?;
@@ -238,7 +249,8 @@ fn is_gone(error: &ProgramError) -> bool {
         .any(|errno| source.raw_os_error() == Some(*errno as i32))
 }
 
-fn is_ours(filter: &Filter, program: Program) -> bool {
+/// Whether a filter on a device's ingress is that of `program`.
+pub fn is_ours(filter: &Filter, program: Program) -> bool {
     filter.name == program.name()
         && filter.priority == PRIORITY
         && filter.handle == u32::from(HANDLE)
@@ -337,17 +349,29 @@ fn replace_link(
         .map_err(|source| attach_error(program, device, source))
 }
 
+/// Makes the qdisc that filters are in, unless there is one. On a device that
+/// will stay when the daemon is taken away, it is noted whose it is.
+fn make_qdisc(program: Program, device: &Device, qdiscs: &Qdiscs) -> Result<(), Error> {
+    let noted = program == Program::FromUnderlay && qdiscs.note(device.index)?;
+    match qdisc_add_clsact(&device.name) {
+        Ok(()) => Ok(()),
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {
+            // If that was noted before, it is the daemon's own.
+            if noted {
+                qdiscs.forget(device.index)?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(attach_error(program, device, error.into())),
+    }
+}
+
 fn attach_filter(
     classifier: &mut SchedClassifier,
     device: &Device,
     stands: Attached,
 ) -> Result<(), ProgramError> {
     let id = if stands == Attached::No {
-        match qdisc_add_clsact(&device.name) {
-            Err(TcError::NetlinkError(error))
-                if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
-            other => other?,
-        }
         let options = NlOptions {
             priority: PRIORITY,
             handle: HANDLE,
@@ -386,6 +410,13 @@ pub fn detach_filter(program: Program, device: &str) -> Result<(), Error> {
             source: Box::new(error.into()),
         }),
     }
+}
+
+/// Removes the filter in our place, which [`is_ours`].
+pub fn remove_filter(program: Program, device: &Device) -> Result<(), Error> {
+    filter_link(&device.name)
+        .and_then(Link::detach)
+        .map_err(|source| attach_error(program, device, source))
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ mod maps;
 mod object;
 mod pins;
 pub mod probe;
+mod qdiscs;
 mod raw;
+mod remains;
 mod takeover;
 
 use std::{
@@ -44,9 +46,13 @@ use self::learned::Ageing;
 pub use self::object::OBJECT;
 use self::pins::Older;
 pub use self::{
-    attach::{Attached, Device, Program, TcMode, detach_filter, tcx_available},
+    attach::{
+        Attached, Device, Program, TcMode, detach_filter, is_ours, remove_filter, tcx_available,
+    },
     maps::{Maps, Table},
     pins::{MapMismatch, NewerLayout},
+    qdiscs::Qdiscs,
+    remains::Remains,
     takeover::Takeover,
 };
 
@@ -140,6 +146,9 @@ pub enum Error {
     Interrupted,
 }
 
+/// Where pins are, below the directory of a daemon.
+const PARTS: [&str; 2] = ["maps", "links"];
+
 /// Shared with whoever reads counters and with the sweeper.
 type SharedMaps = Arc<Mutex<Maps>>;
 
@@ -201,7 +210,7 @@ impl Datapath {
     /// a later version runs it. What is learned is forgotten after `mac_age` of
     /// silence.
     pub fn open(directory: &Path, mac_age: Duration) -> Result<Self, Error> {
-        for part in ["maps", "links"] {
+        for part in PARTS {
             let path = directory.join(part);
             fs::create_dir_all(&path).map_err(|source| Error::Path { path, source })?;
         }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use futures_util::TryStreamExt;
-use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use nix::errno::Errno;
 
 use super::{Error, Netlink, request};
+use rtnetlink::TrafficFilterGetRequest;
 
 /// One BPF filter on the ingress of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,18 +62,64 @@ impl Netlink {
     /// The BPF filters on the ingress of a device; none where it has no clsact
     /// qdisc or is gone.
     pub async fn ingress_filters(&self, device: u32) -> Result<Vec<Filter>, Error> {
+        let messages = self
+            .filters(device, TrafficFilterGetRequest::ingress)
+            .await?;
+        Ok(messages.iter().filter_map(parse).collect())
+    }
+
+    /// Whether a device has filters of any kind in its clsact qdisc.
+    pub async fn has_filters(&self, device: u32) -> Result<bool, Error> {
+        let ingress = self
+            .filters(device, TrafficFilterGetRequest::ingress)
+            .await?;
+        let egress = self
+            .filters(device, TrafficFilterGetRequest::egress)
+            .await?;
+        Ok(!ingress.is_empty() || !egress.is_empty())
+    }
+
+    async fn filters(
+        &self,
+        device: u32,
+        direction: fn(TrafficFilterGetRequest) -> TrafficFilterGetRequest,
+    ) -> Result<Vec<TcMessage>, Error> {
         let Ok(index) = i32::try_from(device) else {
             return Ok(Vec::new());
         };
-        let get = self.handle.traffic_filter(index).get().ingress();
+        let get = direction(self.handle.traffic_filter(index).get());
         let messages = get.execute().try_collect::<Vec<_>>();
         let action = || format!("list the filters of the interface with index {device}");
         match request(action, messages).await {
-            Ok(messages) => Ok(messages.iter().filter_map(parse).collect()),
+            Ok(messages) => Ok(messages),
             // Without the qdisc, or on a kernel without packet classifiers.
             Err(error) if error.is(Errno::EINVAL) || error.is(Errno::ENOENT) => Ok(Vec::new()),
             Err(error) if error.is(Errno::ENODEV) => Ok(Vec::new()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the clsact qdisc of a device; that it is gone already is fine.
+    pub async fn delete_clsact(&self, device: u32) -> Result<(), Error> {
+        let Ok(index) = i32::try_from(device) else {
+            return Ok(());
+        };
+        let mut delete = self.handle.qdisc().del(index);
+        let message = delete.message_mut();
+        message.header.parent = TcHandle::CLSACT;
+        // Not the ingress qdisc, which has the same place.
+        let kind = TcAttribute::Kind("clsact".to_owned());
+        message.attributes.push(kind);
+        let action = || format!("remove the clsact qdisc of the interface with index {device}");
+        match request(action, delete.execute()).await {
+            Err(error)
+                if [Errno::ENOENT, Errno::ENODEV]
+                    .iter()
+                    .any(|it| error.is(*it)) =>
+            {
+                Ok(())
+            }
+            other => other,
         }
     }
 }

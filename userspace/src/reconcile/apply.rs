@@ -12,7 +12,7 @@ use super::{
     plan::{Entry, FALLBACK_MTU, Key, Op, Step},
 };
 use crate::{
-    datapath::{self, Attached, Datapath, Maps, Program, TcMode},
+    datapath::{self, Attached, Datapath, Maps, Program, Qdiscs, TcMode},
     model::Desired,
     netlink::{self, LinkChange, Netlink, Netns, NetnsError, VethPair, find_port_owner},
 };
@@ -22,7 +22,7 @@ const FAIR_SHARE: usize = 256;
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
-enum StepError {
+pub(super) enum StepError {
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
     #[error(transparent)]
@@ -129,6 +129,7 @@ impl Hands<'_> {
             Op::DetachFilter { device } => {
                 let program = Program::FromUnderlay;
                 datapath::detach_filter(program, &device.name)?;
+                drop_qdisc(self.netlink, &self.datapath.qdiscs(), device.index).await?;
             }
             Op::CreateVeth { mtu } => self.create_veth(owner, *mtu).await?,
             Op::ChangeHost { index, change } => self.netlink.change_link(*index, change).await?,
@@ -252,6 +253,21 @@ fn already(result: Result<(), netlink::Error>, errno: Errno) -> Result<(), netli
         Err(error) if error.is(errno) => Ok(()),
         other => other,
     }
+}
+
+/// Removes the qdisc of a device if the daemon made it and nobody uses it.
+/// Whether it did.
+pub(super) async fn drop_qdisc(
+    netlink: &Netlink,
+    qdiscs: &Qdiscs,
+    device: u32,
+) -> Result<bool, StepError> {
+    if !qdiscs.devices().contains(&device) || netlink.has_filters(device).await? {
+        return Ok(false);
+    }
+    netlink.delete_clsact(device).await?;
+    qdiscs.forget(device)?;
+    Ok(true)
 }
 
 fn is_change(op: &Op) -> bool {

@@ -3,6 +3,7 @@
 
 mod apply;
 mod claim;
+mod down;
 mod held;
 pub mod observe;
 pub mod plan;
@@ -20,7 +21,11 @@ use vxplane_common::{
     drop::{Direction, DropReason},
 };
 
-pub use self::{claim::ClaimError, reconciler::Reconciler};
+pub use self::{
+    claim::ClaimError,
+    down::{Down, TakenDown},
+    reconciler::Reconciler,
+};
 use crate::datapath;
 
 /// How the user named the underlay.

@@ -25,6 +25,10 @@ const SCHEMA: u64 = 2;
 /// there were any.
 const SCHEMA_ALONE: u64 = 1;
 
+/// The files in the state directory.
+const DATABASE: &str = "vxplane.redb";
+const LOCK: &str = "lock";
+
 type Json = TableDefinition<'static, &'static str, &'static [u8]>;
 
 /// One row, `version`.
@@ -88,7 +92,7 @@ impl StateFile {
             .create(directory)
             .map_err(unusable(directory))?;
         let lock = lock(directory)?;
-        let path = directory.join("vxplane.redb");
+        let path = directory.join(DATABASE);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -153,6 +157,42 @@ impl StateFile {
     ) -> Result<T, StoreError> {
         let opened = Arc::clone(&self.opened);
         spawn_blocking(move || work(&opened)).await?
+    }
+}
+
+/// The state of a host where no daemon runs, held against one, for removal.
+#[derive(Debug)]
+pub struct Abandoned {
+    directory: PathBuf,
+    _lock: File,
+}
+
+/// The state in `directory`, if it is there. An error if a daemon has it.
+pub fn claim(directory: &Path) -> Result<Option<Abandoned>, StoreError> {
+    if !directory.join(DATABASE).is_file() {
+        return Ok(None);
+    }
+    Ok(Some(Abandoned {
+        _lock: lock(directory)?,
+        directory: directory.to_owned(),
+    }))
+}
+
+impl Abandoned {
+    /// Removes the state, and its directory unless something else is in it.
+    pub fn remove(self) -> Result<(), StoreError> {
+        for name in [DATABASE, LOCK] {
+            let path = self.directory.join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::Directory { path, source });
+                }
+                _ => {}
+            }
+        }
+        // Somebody else's files are a good reason to keep it.
+        let _ = fs::remove_dir(&self.directory);
+        Ok(())
     }
 }
 
@@ -362,7 +402,7 @@ impl Opened {
 
 /// Takes the directory for this process, or says who has it.
 fn lock(directory: &Path) -> Result<File, StoreError> {
-    let path = directory.join("lock");
+    let path = directory.join(LOCK);
     let unusable = |source| StoreError::Directory {
         path: path.clone(),
         source,

@@ -13,7 +13,7 @@ pub use self::{
     nodes::{NodeDto, NodeState},
     peers::{PeerDto, PeerRequest},
     problem::{Problem, ProblemDto},
-    socket::{Socket, SocketError},
+    socket::{Abandoned, Socket, SocketError},
     status::{CountsDto, DriftDto, DropDto, StatusDto, StoreDto, UnderlayDto},
 };
 use crate::control::Control;

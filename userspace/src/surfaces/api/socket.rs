@@ -98,12 +98,78 @@ impl Socket {
         Ok(Self { listener, bound })
     }
 
+    /// The socket at `path`, for removal, if there ever was one. An error if a
+    /// daemon has it.
+    pub fn claim(path: &Path) -> Result<Option<Abandoned>, SocketError> {
+        if !with_suffix(path, ".lock").is_file() {
+            return Ok(None);
+        }
+        let lock = lock(path)?;
+        Ok(Some(Abandoned {
+            is_ours: is_abandoned(path),
+            path: path.to_owned(),
+            _lock: lock,
+        }))
+    }
+
     /// For serving within a tokio runtime. The path lives as long as [`Bound`].
     pub(super) fn into_listener(self) -> io::Result<(tokio::net::UnixListener, Bound)> {
         self.listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(self.listener)?;
         Ok((listener, self.bound))
     }
+}
+
+/// What a daemon that has ended left of its socket, held against others.
+#[derive(Debug)]
+pub struct Abandoned {
+    path: PathBuf,
+    /// Whether the socket is not somebody else's, who would hand it over.
+    is_ours: bool,
+    _lock: File,
+}
+
+impl Abandoned {
+    /// Removes the files of the socket, and its directory unless it has others.
+    /// Whether the socket was there.
+    pub fn remove(self) -> Result<bool, SocketError> {
+        for suffix in [".new", ".lock"] {
+            remove_file(&with_suffix(&self.path, suffix))?;
+        }
+        let was_there = self.is_ours && remove_file(&self.path)?;
+        if let Some(directory) = self.path.parent() {
+            // Somebody else's files, or systemd's directory, are good reasons.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(was_there)
+    }
+}
+
+/// Removes a file; whether it was there.
+fn remove_file(path: &Path) -> Result<bool, SocketError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(SocketError::Path {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Whether there is a socket that nobody listens on. Found out without asking
+/// there, which would have systemd start the daemon.
+fn is_abandoned(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let sockets = fs::read_to_string("/proc/self/net/unix").unwrap_or_default();
+    // The flag that says that it listens; the path is what it was bound to.
+    let listens = |line: &str| line.contains(" 00010000 ");
+    let bound = [path.to_owned(), with_suffix(path, ".new")];
+    let is_bound = |line: &str| {
+        let file = line.split_whitespace().nth(7);
+        file.is_some_and(|file| bound.iter().any(|path| path.as_os_str() == file))
+    };
+    is_socket && !sockets.lines().any(|line| listens(line) && is_bound(line))
 }
 
 impl Drop for Bound {
