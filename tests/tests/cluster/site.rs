@@ -2,7 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ pub(crate) struct Site {
     pub(crate) etcd: EtcdMember,
     pub(crate) nodes: Host,
     pub(crate) _etcd_host: Host,
-    pub(crate) _lab: Lab,
+    pub(crate) lab: Lab,
 }
 
 impl Site {
@@ -39,7 +39,7 @@ impl Site {
             etcd,
             nodes,
             _etcd_host: etcd_host,
-            _lab: lab,
+            lab,
         })
     }
 
@@ -58,17 +58,22 @@ impl Site {
     }
 
     pub(crate) async fn store_with(&self, node: &str, options: EtcdOptions) -> Result<TestNode> {
-        let store = Etcd::open(options, &self.directory(node), node).await?;
-        Ok(TestNode {
-            name: node.to_owned(),
-            store: Arc::new(store),
-        })
+        open(options, &self.directory(node), node).await
     }
 
     /// Runs `test` on the nodes' host.
     pub(crate) fn run(&self, test: impl Future<Output = Result<()>> + Send) -> Result<()> {
         run_on(&self.nodes, test)
     }
+}
+
+/// The store of the node of that name.
+pub(crate) async fn open(options: EtcdOptions, directory: &Path, node: &str) -> Result<TestNode> {
+    let store = Etcd::open(options, directory, node).await?;
+    Ok(TestNode {
+        name: node.to_owned(),
+        store: Arc::new(store),
+    })
 }
 
 /// Runs `test` with all its sockets on that host.

@@ -21,12 +21,14 @@ use crate::{
     daemon::{self, DaemonError},
     down::DownError,
     settings::{self, Layer, Settings, SettingsError},
+    store::etcd::migrate::MigrateError,
 };
 
 mod client;
 mod doctor;
 mod down;
 mod endpoint;
+mod migrate;
 mod network;
 mod node;
 mod output;
@@ -59,6 +61,8 @@ enum Command {
     Daemon(SettingsArgs),
     /// Show how the daemon stands and what it dropped
     Status,
+    /// Publish what this host has by itself in a cluster's store; the daemon must be stopped
+    Migrate(migrate::Args),
     /// Find out what this host can and cannot do, and what to do about it
     Doctor(SettingsArgs),
     /// Take away everything that a stopped daemon made on this host
@@ -100,6 +104,9 @@ enum CliError {
     /// The daemon could not start or stopped.
     #[error(transparent)]
     Daemon(#[from] Box<DaemonError>),
+    /// What this host has could not be published.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// The daemon did not do as asked.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -178,6 +185,14 @@ impl Cli {
                 block_on(doctor::run(&settings, printer))
             }
             Command::Down(args) => args.run(self.run_dir, printer),
+            Command::Migrate(args) => {
+                let (to, settings) = (args.to, args.settings);
+                block_on(migrate::run(
+                    &to,
+                    settings.load_for(&to, self.run_dir)?,
+                    printer,
+                ))
+            }
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "vxplane", &mut script);
@@ -208,6 +223,15 @@ impl Cli {
 }
 
 impl SettingsArgs {
+    /// With this store instead of the one that is set up.
+    fn load_for(self, store: &str, run_dir: Option<PathBuf>) -> Result<Settings, SettingsError> {
+        let layer = Layer {
+            store: Some(store.to_owned()),
+            ..self.layer
+        };
+        Self { layer, ..self }.load(run_dir)
+    }
+
     fn load(self, run_dir: Option<PathBuf>) -> Result<Settings, SettingsError> {
         let flags = Layer {
             run_dir,
@@ -257,6 +281,7 @@ mod tests {
         let expected = [
             "daemon",
             "status",
+            "migrate",
             "doctor",
             "down",
             "network",

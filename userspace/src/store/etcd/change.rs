@@ -109,7 +109,7 @@ impl Inner {
                     None => Err(self.unknown(&reason).into()),
                 }
             }
-            Err(fault) => Err(self.refused(&fault).into()),
+            Err(fault) => Err(self.options.fault(fault).into()),
         }
     }
 
@@ -182,13 +182,6 @@ impl Inner {
         StoreError::Unknown {
             store: self.options.describe(),
             reason: reason.to_owned(),
-        }
-    }
-
-    fn refused(&self, fault: &Fault) -> StoreError {
-        StoreError::Refused {
-            store: self.options.describe(),
-            reason: fault.to_string(),
         }
     }
 

@@ -74,6 +74,23 @@ impl EtcdOptions {
         format!("etcd ({})", self.servers.join(", "))
     }
 
+    /// What a fault of these servers means for whoever wanted something of them.
+    pub(super) fn fault(&self, fault: Fault) -> StoreError {
+        let store = self.describe();
+        match fault {
+            Fault::Lost(reason) => StoreError::Unavailable { store, reason },
+            Fault::Refused(reason) => {
+                let reason = format!("{reason}; check --etcd-user and what it may do");
+                StoreError::Refused { store, reason }
+            }
+            Fault::Newer(found) => StoreError::NewerShared {
+                store,
+                found,
+                known: SCHEMA,
+            },
+        }
+    }
+
     fn connect_options(&self) -> Result<ConnectOptions, StoreError> {
         let (interval, timeout) = KEEP_ALIVE;
         let mut options = ConnectOptions::new()
@@ -250,11 +267,6 @@ impl Connection {
             Ok(1..=SCHEMA) => Ok(()),
             _ => Err(Fault::Newer(found)),
         }
-    }
-
-    /// The latest schema version known here.
-    pub(super) const fn schema() -> u64 {
-        SCHEMA
     }
 
     /// Everything below `objects/`, as it was at one revision.

@@ -42,6 +42,7 @@ mod client;
 mod guard;
 mod keys;
 mod lease;
+pub mod migrate;
 mod mirror;
 mod records;
 mod session;
@@ -170,12 +171,8 @@ impl Etcd {
         };
         let link = link.clone();
         if let Link::Down { reason, fault, .. } = link {
-            if let Fault::Newer(found) = fault {
-                return Err(StoreError::NewerShared {
-                    store: self.inner.options.describe(),
-                    found,
-                    known: Connection::schema(),
-                });
+            if matches!(fault, Fault::Newer(_)) {
+                return Err(self.inner.options.fault(fault));
             }
             error!("{reason}");
             return Ok(());
@@ -267,13 +264,8 @@ impl Inner {
                 store,
                 reason: "it is busy".to_owned(),
             },
-            Link::Down {
-                reason,
-                fault: Fault::Refused(_),
-                ..
-            } => {
-                let reason = format!("{reason}; check --etcd-user and what it may do");
-                StoreError::Refused { store, reason }
+            Link::Down { fault, .. } if !matches!(fault, Fault::Lost(_)) => {
+                self.options.fault(fault.clone())
             }
             Link::Down { since, reason, .. } => {
                 let seconds = since.elapsed().as_secs();

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::mirror::Mirror;
+use super::mirror::{Mirror, View};
 use crate::{
     model::{Endpoint, Network},
     store::Contents,
@@ -103,26 +103,8 @@ impl State {
     /// Why a missing endpoint cannot be published: others have by now what was
     /// its own.
     pub(super) fn obstacle(&self, endpoint: &Endpoint, network: &Network) -> Option<String> {
-        let view = self.mirror.view();
-        match view.networks.get(&network.name) {
-            Some(other) if other != network => {
-                return Some(format!("network {} is another one now", network.name));
-            }
-            Some(_) => {}
-            None => {
-                let mut others = view.networks.values();
-                let other = others.find(|other| {
-                    other.vni == network.vni || other.subnet.overlaps(network.subnet)
-                });
-                if let Some(other) = other {
-                    let (name, vni, subnet) = (&network.name, network.vni, network.subnet);
-                    return Some(format!(
-                        "its network {name} is gone, and its VNI {vni} or subnet {subnet} is now \
-                         that of network {}",
-                        other.name
-                    ));
-                }
-            }
+        if let Some(why) = network_obstacle(self.mirror.view(), network) {
+            return Some(format!("its network {}: {why}", network.name));
         }
         let (other, what) = self
             .mirror
@@ -169,4 +151,19 @@ impl State {
         }
         unused
     }
+}
+
+/// Why a network cannot be published: others have by now what was its own.
+pub(super) fn network_obstacle(view: &View, network: &Network) -> Option<String> {
+    if let Some(other) = view.networks.get(&network.name) {
+        let same = other == network;
+        return (!same).then(|| "another network has that name".to_owned());
+    }
+    let same = |other: &&Network| other.vni == network.vni || other.subnet.overlaps(network.subnet);
+    let other = view.networks.values().find(same)?;
+    let (vni, subnet) = (network.vni, network.subnet);
+    let name = &other.name;
+    Some(format!(
+        "VNI {vni} or subnet {subnet} is that of network {name}"
+    ))
 }

@@ -1,0 +1,190 @@
+//! From a host by itself to a cluster: what its state file has is published.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{
+    EtcdOptions,
+    client::{Connection, Fault, Outcome},
+    guard::Guard,
+    keys::Keys,
+    mirror::Mirror,
+    state::network_obstacle,
+};
+use crate::{
+    model::Desired,
+    store::{Change, StoreError, file::StateFile},
+};
+
+/// Objects published at once: etcd takes 128 steps in one transaction, and an
+/// endpoint is three.
+const BATCH: usize = 30;
+
+/// What was published, and what was there already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Migrated {
+    /// Networks that are new in the cluster.
+    pub networks: usize,
+    /// Endpoints that are new in the cluster.
+    pub endpoints: usize,
+    /// Peers that are new in the cluster.
+    pub peers: usize,
+    /// Objects that the cluster had, as they are here.
+    pub existing: usize,
+}
+
+/// Why nothing, or not everything, was published.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// One of the stores could not be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The cluster has something else.
+    #[error(
+        "nothing was published, as the cluster has something else already:\n{}\nchange or remove \
+         these, here or there, and run this again", conflicts.join("\n")
+    )]
+    Conflicts {
+        /// What, in sentences.
+        conflicts: Vec<String>,
+    },
+    /// Others changed it between the check and the writing, or an answer was lost.
+    #[error(
+        "not everything was published ({0}); run this again: what was published is found, and \
+         this host's state is as it was"
+    )]
+    Interrupted(String),
+}
+
+/// Publishes what the state file in `directory` has for the node of that name,
+/// after which the directory belongs to the cluster. Running it again is fine. The
+/// daemon must not run.
+pub async fn migrate(
+    options: &EtcdOptions,
+    directory: &Path,
+    node: &str,
+) -> Result<Migrated, MigrateError> {
+    let file = StateFile::open(directory)?;
+    if file.is_in_cluster().await? {
+        return Ok(Migrated::default());
+    }
+    let desired = file.load().await?.desired;
+    let keys = Keys::new(&options.prefix);
+    let connection = connect(options, &keys).await?;
+    let mut mirror = read(options, &connection, &keys, node).await?;
+    let conflicts = conflicts(&mirror, &desired, node);
+    if !conflicts.is_empty() {
+        return Err(MigrateError::Conflicts { conflicts });
+    }
+    let (migrated, networks, others) = missing(&mirror, &desired);
+    // Each batch of networks must see those before it, to compare VNIs with.
+    for batch in networks.chunks(BATCH) {
+        publish(&connection, &keys, &mirror, node, batch).await?;
+        mirror = read(options, &connection, &keys, node).await?;
+    }
+    for batch in others.chunks(BATCH) {
+        publish(&connection, &keys, &mirror, node, batch).await?;
+    }
+    file.join_cluster(true).await?;
+    let peers = desired.peers.into_keys().map(Change::RemovePeer).collect();
+    file.commit(peers).await?;
+    Ok(migrated)
+}
+
+/// The first server that is of use.
+async fn connect(options: &EtcdOptions, keys: &Keys) -> Result<Connection, StoreError> {
+    let mut reasons = Vec::new();
+    for server in &options.servers {
+        match Connection::open(options, keys, server).await {
+            Ok(connection) => return Ok(connection),
+            Err(Fault::Lost(reason)) => reasons.push(format!("{server}: {reason}")),
+            Err(fault) => return Err(options.fault(fault)),
+        }
+    }
+    Err(options.fault(Fault::Lost(reasons.join("; "))))
+}
+
+async fn read(
+    options: &EtcdOptions,
+    connection: &Connection,
+    keys: &Keys,
+    node: &str,
+) -> Result<Mirror, StoreError> {
+    let (revision, objects) = connection
+        .objects(keys)
+        .await
+        .map_err(|fault| options.fault(fault))?;
+    let mut mirror = Mirror::new(node);
+    mirror.replace(revision, objects);
+    Ok(mirror)
+}
+
+/// Everything that cannot be published, all at once.
+fn conflicts(mirror: &Mirror, desired: &Desired, node: &str) -> Vec<String> {
+    let mut conflicts = Vec::new();
+    let view = mirror.view();
+    for network in desired.networks.values() {
+        let why = network_obstacle(view, network);
+        conflicts.extend(why.map(|why| format!("network {}: {why}", network.name)));
+    }
+    for endpoint in desired.endpoints.values() {
+        let why = match mirror.endpoint(&endpoint.id) {
+            Some(other) if **other == endpoint.record(node) => None,
+            Some(other) => Some(format!("node {} has it", other.node)),
+            None => mirror
+                .holder(&endpoint.network, endpoint.ip, endpoint.mac)
+                .map(|(other, what)| format!("{what} is that of endpoint {other}")),
+        };
+        let who = format!("endpoint {} ({})", endpoint.id, endpoint.container_id);
+        conflicts.extend(why.map(|why| format!("{who}: {why}")));
+    }
+    for peer in desired.peers.values() {
+        let other = view.peers.get(&peer.ip).filter(|other| *other != peer);
+        let other = other.map(|_| format!("peer {}: it is in other networks there", peer.ip));
+        conflicts.extend(other);
+    }
+    conflicts
+}
+
+/// What the cluster lacks: networks, and all else.
+fn missing(mirror: &Mirror, desired: &Desired) -> (Migrated, Vec<Change>, Vec<Change>) {
+    let view = mirror.view();
+    let networks = desired.networks.values();
+    let networks = networks.filter(|it| !view.networks.contains_key(&it.name));
+    let networks: Vec<_> = networks.cloned().map(Change::PutNetwork).collect();
+    let endpoints = desired.endpoints.values();
+    let endpoints = endpoints.filter(|it| mirror.endpoint(&it.id).is_none());
+    let mut others: Vec<_> = endpoints
+        .map(|it| Change::PutEndpoint(Box::new(it.clone())))
+        .collect();
+    let endpoints = others.len();
+    let peers = desired.peers.values();
+    let peers = peers.filter(|it| !view.peers.contains_key(&it.ip));
+    others.extend(peers.cloned().map(Change::PutPeer));
+    let all = desired.networks.len() + desired.endpoints.len() + desired.peers.len();
+    let migrated = Migrated {
+        networks: networks.len(),
+        endpoints,
+        peers: others.len() - endpoints,
+        existing: all - networks.len() - others.len(),
+    };
+    (migrated, networks, others)
+}
+
+async fn publish(
+    connection: &Connection,
+    keys: &Keys,
+    mirror: &Mirror,
+    node: &str,
+    changes: &[Change],
+) -> Result<(), MigrateError> {
+    let guarded = Guard::new(keys, mirror, node).all(changes)?;
+    match connection.transact(&guarded, 0).await {
+        Ok(Outcome::Done(_)) => Ok(()),
+        Ok(Outcome::Conflict(_)) => Err(MigrateError::Interrupted(
+            "others were making changes".to_owned(),
+        )),
+        Err(fault) => Err(MigrateError::Interrupted(fault.to_string())),
+    }
+}
