@@ -289,9 +289,11 @@ pub struct PeerKey {
 /// [`Peer::flags`]: MACs behind it are learned from its packets.
 pub const PEER_LEARN: u32 = 1;
 
-/// A VTEP that may send into a network, and how to reach it.
+/// A VTEP that may send into a network, and how to reach it. Made by
+/// [`Self::new`], for its fields depend on the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
+#[non_exhaustive]
 pub struct Peer {
     /// [`PEER_LEARN`].
     pub flags: u32,

@@ -179,11 +179,7 @@ mod tests {
     }
 
     const fn peer(flags: u32, ifindex: u32) -> Peer {
-        Peer {
-            flags,
-            ifindex,
-            outer: outer(1),
-        }
+        Peer::new(flags, ifindex, outer(1))
     }
 
     fn learned(seen: Duration) -> Learned {

@@ -114,12 +114,8 @@ impl Basis {
             outer,
         };
         let ipv4 = record.ip.octets();
-        let peer = Peer {
-            // All that is behind it is known; there is nothing to learn.
-            flags: 0,
-            ifindex,
-            outer,
-        };
+        // All that is behind it is known; there is nothing to learn.
+        let peer = Peer::new(0, ifindex, outer);
         Some(Entries {
             fdb: (FdbKey::new(vni, mac), entry),
             neighbour: (NeighbourKey { vni, ipv4 }, Neighbour { mac, pad: [0; 2] }),

@@ -661,11 +661,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         let vni = 100 + u32::from(network);
         let vtep = [192, 0, 2, node];
         if is_peer {
-            let peer = abi::Peer {
-                flags: PEER_LEARN,
-                ifindex: 77,
-                outer,
-            };
+            let peer = abi::Peer::new(PEER_LEARN, 77, outer);
             return Entry::Peer(PeerKey { vni, vtep }, peer);
         }
         let key = FdbKey::new(vni, MacAddr::from_ipv4([10, network, 0, last]));
