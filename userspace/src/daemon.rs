@@ -289,9 +289,8 @@ async fn serve_hook(
     };
     let engine = Engine::new(format!("unix://{}", docker.display()));
     let wiring = Arc::new(Wiring::new(Arc::new(engine), control));
-    let server = axum::serve(listener, powerstrip::router(Arc::clone(&wiring)));
     tokio::select! {
-        ended = server.with_graceful_shutdown(stop) => ended,
+        ended = powerstrip::serve(listener, Arc::clone(&wiring), stop) => ended,
         () = follow(wiring) => Ok(()),
     }
 }

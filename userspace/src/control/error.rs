@@ -11,6 +11,7 @@ use vxplane_common::{
     types::{MacAddr, Vni},
 };
 
+use super::spec::{LABELS_BYTES_MAX, LABELS_MAX};
 use crate::store::StoreError;
 
 /// What sort of failure an [`Error`] is; surfaces map it to their status codes.
@@ -168,6 +169,16 @@ pub enum Invalid {
         "`{0}` cannot be a label's key: it must not be empty nor contain control characters or `=`"
     )]
     Label(String),
+    /// More labels than can be kept for everybody.
+    #[error(
+        "{count} labels of {bytes} bytes are too many: use at most {LABELS_MAX} of {LABELS_BYTES_MAX} bytes together"
+    )]
+    Labels {
+        /// How many.
+        count: usize,
+        /// All keys and values together.
+        bytes: usize,
+    },
     /// Not a subnet.
     #[error("`{0}` is not an IPv4 subnet: write it like 10.50.0.0/24")]
     Subnet(String),
@@ -292,6 +303,7 @@ impl Invalid {
             Self::Name { .. } => "invalid_name",
             Self::Ifname(_) => "invalid_ifname",
             Self::Label(_) => "invalid_label",
+            Self::Labels { .. } => "too_many_labels",
             Self::Subnet(_)
             | Self::HostBits { .. }
             | Self::SubnetTooSmall(_)
@@ -389,6 +401,9 @@ pub enum Conflict {
     /// The host has as many endpoints as its maps take.
     #[error("this host has {0} endpoints, which is the most it can have; detach one first")]
     TooManyEndpoints(usize),
+    /// There are as many peers as are allowed.
+    #[error("there are {0} peers, which is the most there can be; remove one first")]
+    TooManyPeers(usize),
     /// More receivers of a broadcast than a network can have.
     #[error(
         "network {0} has {MAX_FLOOD} endpoints on this host and peers, which is the most a network can have here"
@@ -525,6 +540,7 @@ impl Conflict {
             Self::NoFreeSubnet => "no_free_subnet",
             Self::TooManyNetworks(_) => "too_many_networks",
             Self::TooManyEndpoints(_) => "too_many_endpoints",
+            Self::TooManyPeers(_) => "too_many_peers",
             Self::NetworkCrowded(_) => "network_crowded",
             Self::NetworkInUse { .. } => "network_in_use",
             Self::AddressInUse { .. } => "ip_in_use",

@@ -26,6 +26,11 @@ const IFNAME_MAX: usize = 15;
 const NETWORK_NAME_MAX: usize = 63;
 /// The longest name of anything else, in bytes.
 const NAME_MAX: usize = 253;
+/// The most labels of an endpoint.
+pub(super) const LABELS_MAX: usize = 512;
+/// The most bytes of an endpoint's labels, keys and values together; as much as
+/// Kubernetes allows for annotations.
+pub(super) const LABELS_BYTES_MAX: usize = 256 * 1024;
 /// How much of a wrong text is quoted back, in characters.
 const EXCERPT_MAX: usize = 80;
 /// The smallest MTU IPv4 works over (RFC 791).
@@ -182,6 +187,7 @@ impl EndpointChange {
         if let Some(namespace) = &self.namespace {
             check_name("a namespace", namespace, NAME_MAX)?;
         }
+        check_amount(self.labels.as_ref())?;
         let keys = self.labels.iter().flat_map(BTreeMap::keys);
         for key in keys {
             if key.is_empty() || key.contains('=') || key.chars().any(char::is_control) {
@@ -190,6 +196,16 @@ impl EndpointChange {
         }
         Ok(())
     }
+}
+
+fn check_amount(labels: Option<&BTreeMap<String, String>>) -> Result<(), Invalid> {
+    let labels = labels.into_iter().flatten();
+    let lengths = labels.map(|(key, value)| key.len() + value.len());
+    let (count, bytes) = lengths.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length));
+    if count > LABELS_MAX || bytes > LABELS_BYTES_MAX {
+        return Err(Invalid::Labels { count, bytes });
+    }
+    Ok(())
 }
 
 /// The ID of the endpoint that is `ifname` of container `container_id`.

@@ -394,3 +394,31 @@ async fn peers_gain_networks_and_lose_those_that_go() {
     control.remove_network("red").await.unwrap();
     assert!(control.peers().is_empty());
 }
+
+#[tokio::test]
+async fn labels_and_peers_are_bounded() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let many = (0..513).map(|n| (format!("k{n}"), String::new())).collect();
+    let long = BTreeMap::from([("k".to_owned(), "v".repeat(256 * 1024))]);
+    for labels in [many, long] {
+        let labels = Some(labels);
+        let spec = AttachSpec {
+            labels,
+            ..container(1)
+        };
+        let error = control.attach(spec).await.unwrap_err();
+        assert_eq!(error.code(), "too_many_labels", "{error}");
+    }
+    let mut contents = Contents::default();
+    for number in 0..8192_u32 {
+        let ip = Ipv4Addr::from(0xc612_0000 + number);
+        let plan = plan::add_peer(alone(&contents), ip, &BTreeSet::new(), None).unwrap();
+        for change in plan.changes {
+            contents.apply(change);
+        }
+    }
+    let ip = Ipv4Addr::new(192, 0, 2, 1);
+    let error = plan::add_peer(alone(&contents), ip, &BTreeSet::new(), None).unwrap_err();
+    assert_eq!(error.code(), "too_many_peers", "{error}");
+}

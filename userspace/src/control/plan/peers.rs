@@ -15,6 +15,9 @@ use crate::{
     store::Change,
 };
 
+/// The most peers that are kept, whatever networks they are in.
+const MAX_PEERS_KEPT: usize = 8192;
+
 /// Adds a peer, or adds networks to one: none named means all of them.
 pub(crate) fn add_peer(
     basis: Basis<'_>,
@@ -32,6 +35,10 @@ pub(crate) fn add_peer(
         PeerNetworks::Only(networks.clone())
     };
     let existing = basis.desired().peers.get(&ip);
+    let count = basis.desired().peers.len();
+    if existing.is_none() && count >= MAX_PEERS_KEPT {
+        return Err(Conflict::TooManyPeers(count).into());
+    }
     let networks = match existing.map(|peer| &peer.networks) {
         Some(has) => union(has, &asked),
         None => asked,

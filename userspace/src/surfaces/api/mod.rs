@@ -1,12 +1,16 @@
 //! The HTTP API on the unix socket: a thin translator onto [`Control`].
 
-use std::future::Future;
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    http::Extensions,
+    middleware::from_fn_with_state,
     routing::{delete, get},
 };
+use tokio::net::UnixStream;
 
+use self::callers::Callers;
 pub use self::{
     endpoints::{EndpointDto, EndpointRequest, EndpointState, TrafficDto},
     networks::{NetworkDto, NetworkRequest},
@@ -16,10 +20,14 @@ pub use self::{
     socket::{Abandoned, Socket, SocketError},
     status::{CountsDto, DriftDto, DropDto, StatusDto, StoreDto, UnderlayDto},
 };
+use super::server::{self, Limits};
 use crate::control::Control;
 
 mod body;
+mod callers;
 mod endpoints;
+#[cfg(test)]
+mod limits;
 mod metrics;
 mod networks;
 mod nodes;
@@ -32,6 +40,12 @@ mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
+
+/// Of all users together, a few of which may use all that one user can.
+const LIMITS: Limits = Limits {
+    connections: 1024,
+    head: Duration::from_secs(30),
+};
 
 /// Every route of the API.
 pub fn router(control: Control) -> Router {
@@ -69,7 +83,21 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let (listener, _bound) = socket.into_listener()?;
-    axum::serve(listener, router(control))
-        .with_graceful_shutdown(stop)
-        .await
+    let callers = Callers::new();
+    let gate = from_fn_with_state(Arc::clone(&callers), callers::gate);
+    let router = router(control).layer(gate);
+    let answerer = |stream: &UnixStream| {
+        let mut known = Extensions::new();
+        match callers.admit(stream) {
+            Ok(caller) => {
+                known.insert(Arc::new(caller));
+                (router.clone(), known)
+            }
+            Err(refusal) => {
+                let refuse = move || async move { Problem::from(refusal) };
+                (Router::new().fallback(refuse), known)
+            }
+        }
+    };
+    server::serve(listener, LIMITS, answerer, stop).await
 }

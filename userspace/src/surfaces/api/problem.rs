@@ -1,11 +1,14 @@
 //! Errors as `application/problem+json` (RFC 9457).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{
     Json,
     extract::Request,
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,8 @@ pub struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: Cow<'static, str>,
+    /// When asking again makes sense.
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
@@ -48,6 +53,17 @@ impl Problem {
             status,
             code,
             detail,
+            retry_after: None,
+        }
+    }
+
+    /// Says when asking again makes sense.
+    #[must_use]
+    pub fn retry_after(self, wait: Duration) -> Self {
+        let retry_after = Some(wait);
+        Self {
+            retry_after,
+            ..self
         }
     }
 }
@@ -78,6 +94,12 @@ impl IntoResponse for Problem {
         let mut response = (self.status, Json(body)).into_response();
         let content_type = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
+        if let Some(wait) = self.retry_after {
+            // Whole seconds (RFC 9110), and not too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }

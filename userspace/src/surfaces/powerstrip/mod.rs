@@ -6,18 +6,19 @@
 //! it that it still has it; the post-hooks put plain words in place of Docker's
 //! and save waiting for the event.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::Body,
     extract::State,
-    http::{HeaderMap, header::ORIGIN},
+    http::{Extensions, HeaderMap, header::ORIGIN},
     routing::{get, post},
 };
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::{
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, SemaphorePermit},
     time::timeout,
 };
@@ -27,6 +28,7 @@ use self::{
     protocol::{Call, Side},
     target::Target,
 };
+use super::server::{self, Limits};
 use crate::docker::wiring::Wiring;
 
 mod hooks;
@@ -46,6 +48,13 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 /// anything.
 const HELD_AT_ONCE: usize = 4 * LARGEST_CALL;
 
+/// Any process of the host may connect. An adapter's client may keep a
+/// connection for later calls, but gives way where there are too many.
+const LIMITS: Limits = Limits {
+    connections: 1024,
+    head: Duration::from_mins(5),
+};
+
 struct Endpoint {
     wiring: Arc<Wiring>,
     memory: Semaphore,
@@ -63,6 +72,17 @@ pub fn router(wiring: Arc<Wiring>) -> Router {
         .route("/v1/adapter", post(adapter))
         .route("/v0.1/adapter", post(adapter))
         .with_state(endpoint)
+}
+
+/// Serves the endpoint until `stop` completes and the calls begun are answered.
+pub async fn serve(
+    listener: TcpListener,
+    wiring: Arc<Wiring>,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let router = router(wiring);
+    let answerer = |_: &TcpStream| (router.clone(), Extensions::new());
+    server::serve(listener, LIMITS, answerer, stop).await
 }
 
 /// Always answers 200 with complete JSON: Powerstrip takes anything else for
