@@ -3,6 +3,7 @@
 mod ageing;
 mod coexist;
 mod down;
+mod faults_damage;
 mod flood;
 mod foreign;
 mod isolation;

@@ -18,8 +18,9 @@ use crate::{
     store::{Picture, Store},
 };
 
-/// How often the kernel is compared even if nothing is known to have changed.
-const PERIOD: Duration = Duration::from_secs(2);
+/// How often the kernel is compared even if nothing is known to have changed: what
+/// was damaged without a word is mended within two seconds, the pass included.
+const PERIOD: Duration = Duration::from_millis(1500);
 
 /// How long after a pass the next may begin for the sake of other hosts. They may
 /// change a thousand times a second, which are not to be a thousand passes.

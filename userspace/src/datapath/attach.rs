@@ -202,7 +202,12 @@ impl Datapath {
     /// The pinned links: program name and device index.
     pub fn pinned_links(&self) -> Result<BTreeSet<(&'static str, u32)>, Error> {
         let path = self.links();
-        let entries = fs::read_dir(&path).map_err(|source| Error::Path { path, source })?;
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            // Somebody removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(source) => return Err(Error::Path { path, source }),
+        };
         let names = entries.flatten().map(|entry| entry.file_name());
         Ok(names.filter_map(|name| parse_pin(name.to_str()?)).collect())
     }

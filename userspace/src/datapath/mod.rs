@@ -21,11 +21,12 @@ pub mod probe;
 mod qdiscs;
 mod raw;
 mod remains;
+mod restore;
 mod takeover;
 
 use std::{
     fmt,
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -34,11 +35,11 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::MapError,
+    maps::{MapData, MapError},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use tokio::task::AbortHandle;
 use vxplane_common::abi::Config;
 
@@ -120,6 +121,15 @@ pub enum Error {
         #[source]
         source: PinError,
     },
+    /// A map could not be pinned again.
+    #[error("cannot pin the map {path} again")]
+    PinMap {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: PinError,
+    },
     /// A pinned link could not be used.
     #[error("cannot use the pinned link {path}; remove it if it is not vxplane's")]
     Link {
@@ -179,8 +189,10 @@ pub struct Datapath {
     directory: PathBuf,
     mac_age: Duration,
     /// Of the directory, as long as this process lives.
-    _lock: Flock<File>,
+    lock: Flock<File>,
     loaded: Option<Loaded>,
+    /// The pinned maps by their paths, in case somebody removes these.
+    held: Vec<(PathBuf, MapData)>,
     maps: Option<SharedMaps>,
     /// Maps of older layouts that are still pinned.
     older: Vec<Older>,
@@ -210,22 +222,13 @@ impl Datapath {
     /// a later version runs it. What is learned is forgotten after `mac_age` of
     /// silence.
     pub fn open(directory: &Path, mac_age: Duration) -> Result<Self, Error> {
-        for part in PARTS {
-            let path = directory.join(part);
-            fs::create_dir_all(&path).map_err(|source| Error::Path { path, source })?;
-        }
-        let path = directory.to_owned();
-        let file = match File::open(directory) {
-            Ok(file) => file,
-            Err(source) => return Err(Error::Path { path, source }),
-        };
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
         Ok(Self {
-            _lock: lock.map_err(|_| Error::InUse { path })?,
+            lock: restore::claim(directory)?,
             directory: directory.to_owned(),
             mac_age,
             older: pins::older(&directory.join("maps"))?,
             loaded: None,
+            held: Vec::new(),
             maps: None,
             tasks: Vec::new(),
         })
@@ -245,6 +248,7 @@ impl Datapath {
             tokio::task::spawn_blocking(move || object::load(Some(&maps_directory), &config));
         let loaded = loading.await.map_err(|_| Error::Interrupted)??;
         let mut programs = loaded.programs;
+        self.held = restore::hold(&self.directory.join("maps"))?;
         let mut maps = Maps::take(&mut programs, Ageing::new(self.mac_age))?;
         let log = events::forward_log(&mut programs);
         if let Some(shared) = &self.maps {

@@ -114,6 +114,10 @@ impl Hands<'_> {
             }
             Op::CreateFallback => self.create_fallback().await?,
             Op::RaiseFallback { index } => self.raise_fallback(*index).await?,
+            Op::PinAgain => {
+                tracing::warn!("somebody removed pins of this daemon; they are put back");
+                self.datapath.pin_again()?;
+            }
             Op::Load(config) => self.datapath.load(*config).await?,
             Op::TakeOver => self.datapath.take_over()?,
             Op::Retire => self.datapath.retire()?,

@@ -127,6 +127,8 @@ pub struct Observed {
     /// Devices with a filter of ours for the underlay that are not the underlay
     /// (any more).
     pub strays: Vec<Device>,
+    /// Whether somebody removed what is pinned besides links.
+    pub unpinned: bool,
     /// Pinned links: program name and device index.
     pub pins: BTreeSet<(&'static str, u32)>,
     /// How TC programs are attached here.

@@ -87,6 +87,8 @@ pub enum Op {
         /// Its index.
         index: u32,
     },
+    /// Pin again what somebody unpinned.
+    PinAgain,
     /// Load the programs with these constants.
     Load(Config),
     /// Take over what only the kernel knows from the maps of an earlier version.
@@ -209,6 +211,10 @@ pub fn overlay_mtu(network: &model::Network, wanted: &Wanted<'_>, observed: &Obs
 /// What to do next.
 pub fn plan(wanted: &Wanted<'_>, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
+    // First: whatever is loaded or attached is loaded upon or attached by pins.
+    if observed.unpinned {
+        plan.host(Op::PinAgain);
+    }
     let Sorted {
         wired,
         create,

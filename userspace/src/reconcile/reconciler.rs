@@ -328,6 +328,7 @@ impl Reconciler {
             config: self.datapath.config(),
             attached: standing.attached,
             unclear: standing.unclear,
+            unpinned: self.datapath.is_unpinned(),
             pins: self.datapath.pinned_links()?,
             tc: self.tc,
             tables: self.tables()?,

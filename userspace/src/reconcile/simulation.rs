@@ -78,7 +78,12 @@ impl Kernel {
             Op::RaiseFallback { index } => {
                 self.observed.fallback = fallback(*index, PORT, true);
             }
+            Op::PinAgain => {
+                assert!(self.observed.unpinned);
+                self.observed.unpinned = false;
+            }
             Op::Load(config) => {
+                assert!(!self.observed.unpinned);
                 self.observed.config = Some(*config);
                 for stands in self.observed.attached.values_mut() {
                     *stands = Attached::Outdated;
@@ -420,9 +425,15 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
     let containers = collection::vec(any_container(), 7);
     let routes = collection::btree_map(0_u8..5, (1_u32..4, any::<bool>()), 0..5);
     let pins = collection::btree_set((sample::select(Program::ALL.to_vec()), 1_u32..40), 0..9);
-    let state = (any_underlay(), any_fallback(), any_tc(), routes);
+    let state = (
+        any_underlay(),
+        any_fallback(),
+        any_tc(),
+        routes,
+        any::<bool>(),
+    );
     (state, veths, containers, pins).prop_map(|(state, veths, containers, pins)| {
-        let (underlay, fallback, tc, routes) = state;
+        let (underlay, fallback, tc, routes, unpinned) = state;
         let veth = |(number, (usual, up)): (u8, (bool, bool))| {
             let veth = HostVeth {
                 index: 20 + u32::from(number),
@@ -457,6 +468,7 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
             attached: BTreeMap::new(),
             unclear: BTreeMap::new(),
             strays: Vec::new(),
+            unpinned,
             pins: pins
                 .into_iter()
                 .map(|(program, index)| (program.name(), index))
