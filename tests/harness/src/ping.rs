@@ -234,7 +234,8 @@ impl Run {
                         answers.entry(sequence).or_default().push(Instant::now());
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) if is_unreachable(error.kind()) => {}
                 Err(error) => bail!("receiving answers from {}: {error}", self.ping.to),
             }

@@ -148,7 +148,7 @@ impl Scene {
     }
 
     /// Whether containers reach each other, here and there.
-    fn works(&self) -> Result<bool> {
+    fn works(&self) -> bool {
         for (from, to) in [
             (&self.a1, &self.b1),
             (&self.b1, &self.a1),
@@ -158,10 +158,10 @@ impl Scene {
             let report = from.ping(ping.patience(Duration::from_millis(200)));
             // Without its interface a container cannot even send.
             if !report.is_ok_and(|report| report.is_lossless()) {
-                return Ok(false);
+                return false;
             }
         }
-        Ok(true)
+        true
     }
 
     /// Does the damage, and waits until all is as it was.
@@ -169,7 +169,7 @@ impl Scene {
         let before = self.state()?;
         let begun = Instant::now();
         damage().with_context(|| what.to_owned())?;
-        while self.state().ok().as_ref() != Some(&before) || !self.works()? {
+        while self.state().ok().as_ref() != Some(&before) || !self.works() {
             ensure!(
                 begun.elapsed() < LIMIT,
                 "{what}: not mended after {LIMIT:?}; it was {before:?} and is {:?}",
@@ -195,14 +195,14 @@ impl Scene {
         Ok(())
     }
 
-    /// The host's end of the wire of `member`.
-    fn veth(&self, member: &Member) -> String {
-        format!("vxp{}", member.endpoint.id)
-    }
-
     fn on_host(&self, line: &str) -> Result<()> {
         self.here.host.run(line).map(drop)
     }
+}
+
+/// The host's end of the wire of `member`.
+fn veth(member: &Member) -> String {
+    format!("vxp{}", member.endpoint.id)
 }
 
 fn bpftool(arguments: &str) -> Result<String> {
@@ -216,7 +216,7 @@ fn bpftool(arguments: &str) -> Result<String> {
 fn devices_that_somebody_deletes() -> Result<()> {
     let lab = lab()?;
     let scene = Scene::new(&lab, "")?;
-    let wire = scene.veth(&scene.a1);
+    let wire = veth(&scene.a1);
     let others = [&scene.a2, &scene.b1];
     scene.mends_unnoticed(others, "the host's end of a wire", || {
         scene.on_host(&format!("ip link del {wire}"))
@@ -238,7 +238,7 @@ fn devices_that_somebody_deletes() -> Result<()> {
     scene.mends("everything at once", || {
         scene.on_host("ip link del vxplane0")?;
         scene.on_host(&format!("ip link del {wire}"))?;
-        scene.on_host(&format!("ip link del {}", scene.veth(&scene.a2)))
+        scene.on_host(&format!("ip link del {}", veth(&scene.a2)))
     })
 }
 
@@ -275,7 +275,7 @@ fn filters_that_somebody_removes() -> Result<()> {
         scene.on_host("tc qdisc del dev eth0 clsact")
     })?;
     scene.mends("a filter", || {
-        let veth = scene.veth(&scene.a1);
+        let veth = veth(&scene.a1);
         scene.on_host(&format!("tc filter del dev {veth} ingress"))
     })
 }

@@ -4,6 +4,8 @@ mod ageing;
 mod coexist;
 mod down;
 mod faults_damage;
+mod faults_host;
+mod faults_underlay;
 mod flood;
 mod foreign;
 mod isolation;

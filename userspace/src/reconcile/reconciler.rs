@@ -25,7 +25,10 @@ use super::{
     ways::Ways,
 };
 use crate::{
-    datapath::{self, Datapath, Program, Takeover, TcMode, guard::Guard},
+    datapath::{
+        self, Datapath, Program, Takeover, TcMode,
+        guard::{Guard, Place},
+    },
     model::{Desired, Network},
     netlink::{self, Link, Netlink},
     underlay::Surroundings,
@@ -400,6 +403,8 @@ impl Reconciler {
             placed.config == config
                 && placed.device.xdp == link.xdp
                 && placed.device.index == link.index
+                // Whoever took it off at once left the device as it was before.
+                && (placed.guard.place == Place::Off || link.xdp.is_some())
         });
         if let Some(placed) = settled {
             let guard = &placed.guard;

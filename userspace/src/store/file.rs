@@ -7,12 +7,15 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     panic,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-    backends::FileBackend,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction, backends::FileBackend,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::task::spawn_blocking;
@@ -73,7 +76,10 @@ pub struct StateFile {
 
 #[derive(Debug)]
 struct Opened {
-    database: Database,
+    /// None if it failed and could not be opened again yet.
+    database: Mutex<Option<Database>>,
+    /// Whether it has failed since it was opened.
+    failed: AtomicBool,
     path: PathBuf,
     /// Locked as long as the database is open.
     _lock: File,
@@ -93,18 +99,11 @@ impl StateFile {
             .map_err(unusable(directory))?;
         let lock = lock(directory)?;
         let path = directory.join(DATABASE);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(unusable(&path))?;
-        let database = open_database(file, &path)?;
+        let database = open_database(&path)?;
         Ok(Self {
             opened: Arc::new(Opened {
-                database,
+                database: Mutex::new(Some(database)),
+                failed: AtomicBool::new(false),
                 path,
                 _lock: lock,
             }),
@@ -197,6 +196,33 @@ impl Abandoned {
 }
 
 impl Opened {
+    fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
+        self.begin(|database| database.begin_read().map_err(redb::Error::from))
+    }
+
+    fn begin_write(&self) -> Result<WriteTransaction, StoreError> {
+        self.begin(|database| database.begin_write().map_err(redb::Error::from))
+    }
+
+    /// Begins a transaction. After an error of the disk redb refuses everything
+    /// until the database is opened again; so that is tried at the next request,
+    /// and a disk that was full needs no restart of the daemon.
+    fn begin<T>(
+        &self,
+        transaction: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.failed.swap(false, Ordering::AcqRel) {
+            // Closed first: it locks its file.
+            *database = None;
+        }
+        let opened = match database.take() {
+            Some(opened) => opened,
+            None => open_database(&self.path)?,
+        };
+        transaction(database.insert(opened)).map_err(|error| self.failed(error))
+    }
+
     fn load(&self) -> Result<Contents, StoreError> {
         let mut contents = Contents::default();
         for network in self.rows(NETWORKS)? {
@@ -216,10 +242,7 @@ impl Opened {
     }
 
     fn rows<T: DeserializeOwned>(&self, table: Json) -> Result<Vec<T>, StoreError> {
-        let read = self
-            .database
-            .begin_read()
-            .map_err(|error| self.failed(error))?;
+        let read = self.begin_read()?;
         let rows = read.open_table(table).map_err(|error| self.failed(error))?;
         let mut values = Vec::new();
         for row in rows.iter().map_err(|error| self.failed(error))? {
@@ -245,10 +268,7 @@ impl Opened {
     }
 
     fn notes(&self) -> Result<Notes, StoreError> {
-        let read = self
-            .database
-            .begin_read()
-            .map_err(|error| self.failed(error))?;
+        let read = self.begin_read()?;
         let mut notes = Notes::default();
         let rows = read.open_table(UNSETTLED);
         let rows = rows.map_err(|error| self.failed(error))?;
@@ -269,10 +289,7 @@ impl Opened {
     }
 
     fn identity(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let read = self
-            .database
-            .begin_read()
-            .map_err(|error| self.failed(error))?;
+        let read = self.begin_read()?;
         let rows = read.open_table(IDENTITY);
         let rows = rows.map_err(|error| self.failed(error))?;
         let value = rows.get(name).map_err(|error| self.failed(error))?;
@@ -299,10 +316,7 @@ impl Opened {
                 source,
             })?,
         };
-        let write = self
-            .database
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
+        let write = self.begin_write()?;
         {
             let rows = write.open_table(IDENTITY);
             let mut rows = rows.map_err(|error| self.failed(error))?;
@@ -320,10 +334,7 @@ impl Opened {
     }
 
     fn commit(&self, changes: &[Change], notes: &[Note]) -> Result<(), StoreError> {
-        let write = self
-            .database
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
+        let write = self.begin_write()?;
         for change in changes {
             self.write(&write, change)?;
         }
@@ -392,6 +403,10 @@ impl Opened {
     }
 
     fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
+        let error = error.into();
+        if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+            self.failed.store(true, Ordering::Release);
+        }
         failed(&self.path, error)
     }
 
@@ -450,10 +465,21 @@ fn holder(file: &mut File) -> String {
     }
 }
 
-/// Opens or creates the database in `file`. What is in a file of something else,
+/// Opens or creates the database at `path`. What is in a file of something else,
 /// or in a damaged one, can make redb panic; that is the file's fault and reported
 /// as such.
-fn open_database(file: File, path: &Path) -> Result<Database, StoreError> {
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| StoreError::Directory {
+            path: path.to_owned(),
+            source,
+        })?;
     let unopened = |error| unopened(error, path);
     let opened = panic::catch_unwind(|| {
         let database = Database::builder()
@@ -535,9 +561,15 @@ fn random_id() -> io::Result<String> {
 }
 
 fn failed(path: &Path, error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Database {
-        path: path.to_owned(),
-        source: Box::new(error.into()),
+    let path = path.to_owned();
+    match error.into() {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+            StoreError::Full { path }
+        }
+        error => StoreError::Database {
+            path,
+            source: Box::new(error),
+        },
     }
 }
 
@@ -652,7 +684,7 @@ mod tests {
     fn a_later_schema_is_left_alone() {
         let directory = directory();
         let store = StateFile::open(directory.path()).unwrap();
-        let write = store.opened.database.begin_write().unwrap();
+        let write = store.opened.begin_write().unwrap();
         write
             .open_table(META)
             .unwrap()
@@ -678,7 +710,7 @@ mod tests {
     async fn rows_that_mean_nothing_are_named() {
         let directory = directory();
         let store = StateFile::open(directory.path()).unwrap();
-        let write = store.opened.database.begin_write().unwrap();
+        let write = store.opened.begin_write().unwrap();
         let json = br#"{"name":"blue","vni":0}"#;
         write
             .open_table(NETWORKS)
@@ -712,9 +744,9 @@ mod tests {
             vec![0xff; 100_000],
         ] {
             let directory = directory();
-            fs::write(directory.path().join("vxplane.redb"), content).unwrap();
+            fs::write(directory.path().join(DATABASE), content).unwrap();
             let error = StateFile::open(directory.path()).unwrap_err();
-            assert!(error.to_string().contains("vxplane.redb"), "{error}");
+            assert!(error.to_string().contains(DATABASE), "{error}");
             assert!(error.to_string().contains("move it away"), "{error}");
         }
     }
@@ -727,7 +759,7 @@ mod tests {
         #[test]
         fn damage_is_noticed_or_harmless(at in 0usize..1_600_000, byte in any::<u8>(), length in 1usize..4096) {
             let directory = directory();
-            let path = directory.path().join("vxplane.redb");
+            let path = directory.path().join(DATABASE);
             let store = StateFile::open(directory.path()).unwrap();
             store.opened.commit(&everything(), &[]).unwrap();
             drop(store);

@@ -218,6 +218,12 @@ pub enum StoreError {
         /// The latest known here.
         known: u64,
     },
+    /// The disk is full.
+    #[error("there is no space left on the disk for {path}; make some, and ask again")]
+    Full {
+        /// The database file.
+        path: PathBuf,
+    },
     /// Reading or writing failed.
     #[error("the database {path} failed: {source}")]
     Database {
