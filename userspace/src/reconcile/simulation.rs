@@ -13,8 +13,8 @@ use ipnetwork::Ipv4Network;
 use proptest::{collection, option, prelude::*, sample};
 use vxplane_common::{
     abi::{
-        self, FDB_REMOTE, FdbEntry, FdbKey, FloodKey, MAX_LEARNED_PER_NETWORK, NeighbourKey, Outer,
-        PEER_LEARN, PeerKey,
+        self, Config, FDB_REMOTE, FdbEntry, FdbKey, FloodKey, MAX_LEARNED_PER_NETWORK,
+        NeighbourKey, Outer, PEER_LEARN, PeerKey,
     },
     types::{MacAddr, Vni},
 };
@@ -82,13 +82,7 @@ impl Kernel {
                 assert!(self.observed.unpinned);
                 self.observed.unpinned = false;
             }
-            Op::Load(config) => {
-                assert!(!self.observed.unpinned);
-                self.observed.config = Some(*config);
-                for stands in self.observed.attached.values_mut() {
-                    *stands = Attached::Outdated;
-                }
-            }
+            Op::Load(config) => self.load(*config),
             Op::ClearTraffic(_) => {}
             Op::TakeOver => {
                 assert_eq!(self.observed.takeover, Takeover::Filling);
@@ -134,6 +128,14 @@ impl Kernel {
                 let addresses = &mut self.interface(&endpoint.unwrap().id).addresses;
                 assert!(addresses.remove(address));
             }
+        }
+    }
+
+    fn load(&mut self, config: Config) {
+        assert!(!self.observed.unpinned);
+        self.observed.config = Some(config);
+        for stands in self.observed.attached.values_mut() {
+            *stands = Attached::Outdated;
         }
     }
 
