@@ -6,7 +6,7 @@ use vxplane_common::{abi::Endpoint, drop::DropReason};
 use crate::{
     arp, deliver, encap, endpoint,
     fdb::{self, Target},
-    flood, metrics,
+    flood, metrics, neighbour,
     packet::{Headers as _, Packet},
     parse::{self, Payload},
     verdict::{Action, InNetwork as _, Verdict},
@@ -35,7 +35,11 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
     {
         return Ok(action);
     }
-    match fdb::lookup(source.vni, frame.dst) {
+    let target = match fdb::lookup(source.vni, frame.dst) {
+        Target::Everyone => neighbour::rightful(pkt, source.vni, &frame)?,
+        target => target,
+    };
+    match target {
         Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
         Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, &frame),

@@ -5,9 +5,14 @@ use vxplane_common::{
     abi::{MAX_FDB, Neighbour, NeighbourKey},
     drop::DropReason,
     types::MacWords,
+    wire::Eth,
 };
 
-use crate::fdb;
+use crate::{
+    fdb::{self, Target},
+    packet::Packet,
+    parse::{Frame, Payload},
+};
 
 #[map]
 static NEIGHBOURS: HashMap<NeighbourKey, Neighbour> =
@@ -19,6 +24,25 @@ pub(crate) fn by_address(vni: u32, ipv4: [u8; 4]) -> Option<&'static Neighbour> 
     // SAFETY: the daemon replaces entries as a whole, and the memory of an old
     // one outlives this run of the program.
     unsafe { NEIGHBOURS.get(NeighbourKey { vni, ipv4 }) }
+}
+
+/// Where a frame to a MAC address is to go that nobody has: if the control plane
+/// knows who has the IPv4 address inside, to them, with their MAC address. The
+/// sender still believes what was true before the address was reused, and might
+/// for half a minute.
+#[inline(always)]
+pub(crate) fn rightful(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<Target, DropReason> {
+    let Payload::Ipv4(ip) = frame.payload else {
+        return Ok(Target::Everyone);
+    };
+    if frame.dst.is_group() {
+        return Ok(Target::Everyone);
+    }
+    let Some(owner) = by_address(vni, ip.dst.to_ne_bytes()) else {
+        return Ok(Target::Everyone);
+    };
+    pkt.at_mut::<Eth>(0).ok_or(DropReason::MalformedFrame)?.dst = owner.mac;
+    Ok(fdb::lookup(vni, owner.mac.to_words()))
 }
 
 /// Refuses what comes from the wire in the name of an endpoint of this host: by

@@ -2,11 +2,14 @@
 
 mod access;
 mod basics;
+mod hosts;
 mod members;
 mod migration;
 mod nodes;
+mod operations;
 mod outages;
 mod proxy;
+mod room;
 mod site;
 mod strange;
 mod unique;

@@ -29,6 +29,21 @@ fn datagram(dst: (Mac, Ipv4Addr), payload: &[u8]) -> Vec<u8> {
     ethernet(dst.0, A_MAC, IPV4, &ip)
 }
 
+/// Who has an address is known, so whoever still sends to the MAC address of its
+/// previous owner is heard by the present one.
+#[test]
+fn to_an_address_that_is_reused() {
+    let bed = Bed::new();
+    let previous = [2, 0, 0, 0, 0, 0x77];
+    let stale = datagram((previous, B_IP), b"hello");
+    let rightful = case("to who has it now", &stale)
+        .becomes(datagram((B_MAC, B_IP), b"hello"))
+        .redirected()
+        .sent_by(A)
+        .received_by(B, stale.len());
+    check(&bed, &[rightful]);
+}
+
 #[test]
 fn to_the_wire() {
     let bed = Bed::new();

@@ -46,7 +46,12 @@ fn everyone_else_gets_a_copy() {
         ),
         (
             "unknown unicast",
-            ethernet([2, 9, 9, 9, 9, 9], A_MAC, IPV4, &ip(R_IP)),
+            ethernet(
+                [2, 9, 9, 9, 9, 9],
+                A_MAC,
+                IPV4,
+                &ip(Ipv4Addr::new(10, 1, 0, 99)),
+            ),
         ),
         ("not IP", ethernet(BROADCAST, A_MAC, 0x88b5, b"anything")),
         (
