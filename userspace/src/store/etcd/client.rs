@@ -17,6 +17,7 @@ use super::{
     guard::{Condition, Guarded, Step},
     keys::{Keys, range_end},
     mirror::{Stored, Update},
+    state::Happened,
 };
 use crate::store::StoreError;
 
@@ -333,6 +334,33 @@ impl Connection {
         let txn = Txn::new().and_then(look);
         let answer = within(DEADLINE, self.kv.clone().txn(txn)).await?;
         Ok(conflict(guarded, &answer))
+    }
+
+    /// Whether this is what happened at that revision, and still is remembered.
+    pub(super) async fn remembers(&self, keys: &Keys, last: &Happened) -> Result<bool, Fault> {
+        let key = [keys.objects().as_bytes(), &last.update.key].concat();
+        let at = async |revision| {
+            let options = GetOptions::new().with_revision(revision);
+            let mut kv = self.kv.clone();
+            let found = within(DEADLINE, kv.get(key.clone(), Some(options))).await;
+            match found {
+                Ok(mut found) => Ok(Some(found.take_kvs().pop())),
+                // Compacted, or not there yet.
+                Err(Fault::Refused(_)) => Ok(None),
+                Err(fault) => Err(fault),
+            }
+        };
+        let Some(found) = at(last.revision).await? else {
+            return Ok(false);
+        };
+        match (&last.update.value, found) {
+            (Some(stored), Some(found)) => {
+                let same = found.mod_revision() == last.revision;
+                Ok(same && found.value() == stored.value)
+            }
+            (None, None) => Ok(matches!(at(last.revision - 1).await?, Some(Some(_)))),
+            _ => Ok(false),
+        }
     }
 
     /// What happens to objects from `revision` on.

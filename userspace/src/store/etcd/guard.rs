@@ -224,3 +224,160 @@ impl<'a> Guard<'a> {
         self.guarded.steps.push(step);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use vxplane_common::types::{MacAddr, Vni};
+
+    use super::*;
+    use crate::{
+        model::NetnsRef,
+        store::etcd::mirror::{Stored, Update},
+    };
+
+    fn network() -> Network {
+        Network {
+            name: "blue".to_owned(),
+            vni: Vni::new(7).unwrap(),
+            subnet: "10.50.0.0/24".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 50, 0, 1),
+            mtu: None,
+            internal: false,
+        }
+    }
+
+    fn endpoint() -> Endpoint {
+        Endpoint {
+            id: "0123456789ab".to_owned(),
+            container_id: "c1".to_owned(),
+            name: None,
+            ifname: "eth0".to_owned(),
+            network: "blue".to_owned(),
+            netns: NetnsRef {
+                path: "/run/netns/c1".into(),
+                inode: 1,
+            },
+            ip: Ipv4Addr::new(10, 50, 0, 2),
+            mac: MacAddr::from_ipv4([10, 50, 0, 2]),
+            namespace: "default".to_owned(),
+            labels: [].into(),
+            slot: 0,
+        }
+    }
+
+    /// The network as of revision 3, the endpoint of `node` as of 5; read at 9.
+    fn mirror(node: Option<&str>) -> Mirror {
+        let object = |key: &str, value: Vec<u8>, modified| Update {
+            key: key.as_bytes().to_vec(),
+            value: Some(Stored {
+                value,
+                created: modified,
+                modified,
+            }),
+        };
+        let mut all = vec![object("networks/blue", encode(&network()).unwrap(), 3)];
+        if let Some(node) = node {
+            let record = encode(&endpoint().record(node)).unwrap();
+            all.push(object("endpoints/0123456789ab", record, 5));
+        }
+        let mut mirror = Mirror::new("me");
+        mirror.replace(9, all);
+        mirror
+    }
+
+    fn guard(mirror: &Mirror, change: Change) -> (Vec<Condition>, Vec<String>) {
+        let keys = Keys::new("");
+        let guarded = Guard::new(&keys, mirror, "me").all(&[change]).unwrap();
+        let steps = guarded.steps.iter().map(|step| match step {
+            Step::Put(key, _) => format!("+{key}"),
+            Step::Delete(key) => format!("-{key}"),
+        });
+        (guarded.conditions.into_iter().collect(), steps.collect())
+    }
+
+    fn version(key: &str, version: i64) -> Condition {
+        Condition::Version(format!("/v1/{key}"), version)
+    }
+
+    const NETWORK: &str = "objects/networks/blue";
+    const ENDPOINT: &str = "objects/endpoints/0123456789ab";
+    const IP: &str = "claims/blue/ip/10.50.0.2";
+    const MAC: &str = "claims/blue/mac/02:42:0a:32:00:02";
+
+    #[test]
+    fn a_new_network_needs_all_networks_as_they_were() {
+        let (conditions, steps) = guard(&Mirror::new("me"), Change::PutNetwork(network()));
+        let none_after = Condition::NoneAfter("/v1/objects/networks/".to_owned(), 0);
+        assert_eq!(conditions, [version(NETWORK, 0), none_after]);
+        assert_eq!(steps, ["+/v1/objects/networks/blue"]);
+    }
+
+    #[test]
+    fn a_network_goes_only_without_claims() {
+        let removal = Change::RemoveNetwork("blue".to_owned());
+        let (conditions, steps) = guard(&mirror(None), removal);
+        let empty = Condition::Empty("/v1/claims/blue/".to_owned());
+        assert_eq!(conditions, [version(NETWORK, 3), empty]);
+        assert_eq!(steps, ["-/v1/objects/networks/blue"]);
+    }
+
+    #[test]
+    fn a_new_endpoint_claims_what_is_free_in_a_network_that_stays() {
+        let (conditions, steps) = guard(&mirror(None), Change::PutEndpoint(endpoint().into()));
+        let expected = [
+            version(IP, 0),
+            version(MAC, 0),
+            version(ENDPOINT, 0),
+            version(NETWORK, 3),
+        ];
+        assert_eq!(conditions, expected);
+        let expected = [IP, MAC, ENDPOINT].map(|key| format!("+/v1/{key}"));
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn what_only_this_host_knows_needs_no_transaction() {
+        let moved = Endpoint {
+            slot: 9,
+            ..endpoint()
+        };
+        let (conditions, steps) = guard(&mirror(Some("me")), Change::PutEndpoint(moved.into()));
+        assert_eq!((conditions.len(), steps.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_endpoint_is_taken_only_from_a_node_that_is_gone() {
+        let gone = version("objects/nodes/other", 0);
+        let taken = Change::PutEndpoint(endpoint().into());
+        let freed = Change::RemoveEndpoint(endpoint().id);
+        for change in [taken, freed] {
+            let (conditions, _) = guard(&mirror(Some("other")), change.clone());
+            assert_eq!(
+                conditions,
+                [version(ENDPOINT, 5), gone.clone()],
+                "{change:?}"
+            );
+            let (conditions, _) = guard(&mirror(Some("me")), change);
+            assert!(!conditions.contains(&gone));
+        }
+    }
+
+    #[test]
+    fn another_address_frees_the_one_before() {
+        let moved = Endpoint {
+            ip: Ipv4Addr::new(10, 50, 0, 3),
+            ..endpoint()
+        };
+        let (conditions, steps) = guard(&mirror(Some("me")), Change::PutEndpoint(moved.into()));
+        let free = version("claims/blue/ip/10.50.0.3", 0);
+        assert!(conditions.contains(&free), "{conditions:?}");
+        let expected = [
+            "+/v1/claims/blue/ip/10.50.0.3".to_owned(),
+            format!("-/v1/{IP}"),
+            format!("+/v1/{ENDPOINT}"),
+        ];
+        assert_eq!(steps, expected);
+    }
+}

@@ -422,3 +422,119 @@ impl Mirror {
         (!contested).then_some(&held.value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vxplane_common::types::Vni;
+
+    use super::*;
+    use crate::store::etcd::records::encode;
+
+    fn network(name: u8, vni: u8) -> Network {
+        Network {
+            name: format!("n{name}"),
+            vni: Vni::new(u32::from(vni) + 1).unwrap(),
+            subnet: format!("10.50.{vni}.0/24").parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 50, vni, 1),
+            mtu: None,
+            internal: false,
+        }
+    }
+
+    fn endpoint(id: u8, network: u8, subnet: u8, ip: u8, mac: u8, node: u8) -> EndpointRecord {
+        EndpointRecord {
+            id: format!("{id:012x}"),
+            container_id: format!("c{id}"),
+            name: None,
+            ifname: "eth0".to_owned(),
+            network: format!("n{network}"),
+            node: format!("node{node}"),
+            ip: Ipv4Addr::new(10, 50, subnet, ip),
+            mac: MacAddr::from_ipv4([10, 0, 0, mac]),
+            namespace: "default".to_owned(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// What somebody who may write anything writes.
+    fn written() -> impl Strategy<Value = (String, Option<Vec<u8>>)> {
+        let gone = proptest::bool::weighted(0.3);
+        let networks = (0u8..3, 0u8..3, gone).prop_map(|(name, vni, gone)| {
+            let value = encode(&network(name, vni)).unwrap();
+            (format!("networks/n{name}"), (!gone).then_some(value))
+        });
+        let endpoints = (0u8..6, 0u8..3, 0u8..3, 0u8..5, 0u8..4, 0u8..2);
+        let endpoints = (endpoints, proptest::bool::weighted(0.3));
+        let endpoints = endpoints.prop_map(|((id, network, subnet, ip, mac, node), gone)| {
+            let value = encode(&endpoint(id, network, subnet, ip, mac, node)).unwrap();
+            (format!("endpoints/{id:012x}"), (!gone).then_some(value))
+        });
+        let nonsense = (0u8..3).prop_map(|n| (format!("networks/n{n}"), Some(vec![b'{'])));
+        prop_oneof![2 => networks, 6 => endpoints, 1 => nonsense]
+    }
+
+    proptest! {
+        /// Following each change leads to what reading everything at the end does,
+        /// and what is believed contradicts nothing.
+        #[test]
+        fn following_is_reading(written in proptest::collection::vec(written(), 0..60)) {
+            let mut followed = Mirror::new("node0");
+            let mut stored: BTreeMap<String, Stored> = BTreeMap::new();
+            for (revision, (key, value)) in (1..).zip(written) {
+                let created = stored.get(&key).map_or(revision, |stored| stored.created);
+                let value = value.map(|value| Stored { value, created, modified: revision });
+                match &value {
+                    Some(value) => drop(stored.insert(key.clone(), value.clone())),
+                    None => drop(stored.remove(&key)),
+                }
+                followed.follow(revision, [Update { key: key.into_bytes(), value }]);
+            }
+            let mut read = Mirror::new("node0");
+            let all = stored.into_iter();
+            let all = all.map(|(key, value)| Update { key: key.into_bytes(), value: Some(value) });
+            read.replace(followed.revision(), all);
+            prop_assert_eq!(followed.view(), read.view());
+            let problems = |mirror: &Mirror| {
+                let (problems, more) = mirror.problems();
+                (problems.map(|(key, _)| key).collect::<Vec<_>>(), more)
+            };
+            prop_assert_eq!(problems(&followed), problems(&read));
+            check(read.view())?;
+        }
+    }
+
+    fn check(view: &View) -> Result<(), TestCaseError> {
+        let networks: Vec<_> = view.networks.values().collect();
+        for (n, network) in networks.iter().enumerate() {
+            for other in &networks[..n] {
+                prop_assert!(network.vni != other.vni && !network.subnet.overlaps(other.subnet));
+            }
+        }
+        let mut taken = BTreeSet::new();
+        for record in view.own.values().chain(view.cluster.endpoints.values()) {
+            let network = &view.networks[&record.network];
+            prop_assert!(check_place(record, network).is_ok());
+            prop_assert!(taken.insert((&record.network, record.ip.to_string())));
+            prop_assert!(taken.insert((&record.network, record.mac.to_string())));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_so_many_keys_without_meaning_are_remembered() {
+        let mut mirror = Mirror::new("node0");
+        let value = |modified| Stored {
+            value: Vec::new(),
+            created: modified,
+            modified,
+        };
+        let updates = (0..1500).map(|n| Update {
+            key: format!("odd/{n}").into_bytes(),
+            value: Some(value(n + 1)),
+        });
+        mirror.replace(1500, updates);
+        let (problems, more) = mirror.problems();
+        assert_eq!((problems.count(), more), (UNUSABLE_MAX, 500));
+    }
+}

@@ -29,7 +29,7 @@ use self::{
     keys::{Keys, ObjectKey},
     lease::Registered,
     mirror::{Mirror, Stored, Update},
-    state::State,
+    state::{Happened, State},
 };
 use super::{
     Change, CommitError, Health, Picture, Pictures, SharedHealth, Store, StoreError,
@@ -224,6 +224,12 @@ impl Inner {
     fn replace(&self, revision: i64, found: Vec<Update>) {
         let mut state = self.state();
         state.note_replaced(&found);
+        let modified = |it: &&Update| it.value.as_ref().map_or(0, |stored| stored.modified);
+        let last = found.iter().max_by_key(modified);
+        state.last = last.map(|last| Happened {
+            revision: modified(&last),
+            update: last.clone(),
+        });
         state.mirror.replace(revision, found);
         state.synced = true;
         self.show(&state);
@@ -244,6 +250,8 @@ impl Inner {
         }
         let mut state = self.state();
         state.note_updates(&updates);
+        let last = updates.last().cloned();
+        state.last = last.map(|update| Happened { revision, update });
         state.mirror.follow(revision, updates);
         self.show(&state);
         drop(state);

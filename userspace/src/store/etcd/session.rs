@@ -67,14 +67,16 @@ fn below(end: u64) -> u64 {
 /// From connecting to the first fault.
 async fn session(inner: &Arc<Inner>, server: &str) -> Result<Infallible, Fault> {
     let connection = Connection::open(&inner.options, &inner.keys, server).await?;
-    let (revision, objects) = connection.objects(&inner.keys).await?;
-    let (count, begun) = (objects.len(), Instant::now());
-    let watch = connection.watch(&inner.keys, revision + 1).await?;
-    inner.replace(revision, objects);
+    let begun = Instant::now();
+    let watch = match resume(inner, &connection).await? {
+        Some(watch) => watch,
+        None => read(inner, &connection).await?,
+    };
+    let revision = inner.seen.borrow().revision;
     inner
         .link
         .send_replace(Link::Up(Box::new(connection.clone())));
-    info!(server, revision, objects = count, took = ?begun.elapsed(), "in touch with etcd");
+    info!(server, revision, took = ?begun.elapsed(), "in touch with etcd");
     tokio::select! {
         fault = follow(inner, watch) => fault,
         fault = lease::keep(inner, &connection) => fault,
@@ -82,6 +84,29 @@ async fn session(inner: &Arc<Inner>, server: &str) -> Result<Infallible, Fault> 
             Err(Fault::Lost("an answer did not come".to_owned()))
         }
     }
+}
+
+/// Goes on behind the last thing that was seen, if it happened there too: in an
+/// etcd that was restored from a backup, other things have the same revisions.
+async fn resume(inner: &Arc<Inner>, connection: &Connection) -> Result<Option<WatchStream>, Fault> {
+    let last = inner.state().last.clone();
+    let Some(last) = last else {
+        return Ok(None);
+    };
+    if !connection.remembers(&inner.keys, &last).await? {
+        return Ok(None);
+    }
+    let watch = connection.watch(&inner.keys, last.revision + 1).await?;
+    Ok(Some(watch))
+}
+
+/// Reads everything.
+async fn read(inner: &Arc<Inner>, connection: &Connection) -> Result<WatchStream, Fault> {
+    let (revision, objects) = connection.objects(&inner.keys).await?;
+    let watch = connection.watch(&inner.keys, revision + 1).await?;
+    info!(objects = objects.len(), "read everything");
+    inner.replace(revision, objects);
+    Ok(watch)
 }
 
 /// Follows the watch until it breaks off.
@@ -113,6 +138,7 @@ async fn follow(inner: &Arc<Inner>, mut watch: WatchStream) -> Result<Infallible
 fn take(inner: &Arc<Inner>, answer: &WatchResponse) -> Result<(), Fault> {
     if answer.canceled() {
         // Compacted, or not allowed any more: a full read tells.
+        inner.state().last = None;
         let reason = answer.cancel_reason();
         return Err(Fault::Lost(format!("the watch was cancelled: {reason}")));
     }

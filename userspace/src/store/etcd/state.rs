@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::mirror::{Mirror, View};
+use super::mirror::{Mirror, Update, View};
 use crate::{
     model::{Endpoint, Network},
     store::Contents,
@@ -30,8 +30,19 @@ pub(super) struct State {
     pub(super) unsaved: BTreeMap<String, Option<Vec<u8>>>,
     /// Endpoints that this node had to give up, and why: the latest.
     pub(super) losses: VecDeque<String>,
+    /// The last that happened to an object, as far as is known.
+    pub(super) last: Option<Happened>,
     /// Whether the mirror was ever more than what was remembered.
     pub(super) synced: bool,
+}
+
+/// Something that happened to an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Happened {
+    /// When.
+    pub(super) revision: i64,
+    /// What.
+    pub(super) update: Update,
 }
 
 impl State {
@@ -44,6 +55,7 @@ impl State {
             unsettled: BTreeSet::new(),
             unsaved: BTreeMap::new(),
             losses: VecDeque::new(),
+            last: None,
             synced: false,
         }
     }

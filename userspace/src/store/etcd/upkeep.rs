@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, guard::Guard, mirror::Update, state::State};
+use super::{Inner, guard::Guard, keys::ObjectKey, mirror::Update, state::State};
 use crate::{
     model::{Endpoint, Network},
     store::{Change, CommitError, StoreError, file::Note},
@@ -155,12 +155,19 @@ impl State {
                 gone.remove(key);
             }
         }
-        self.note_updates(found);
+        let known = |update: &&Update| {
+            let text = std::str::from_utf8(&update.key).ok();
+            let key = text.and_then(ObjectKey::parse);
+            let modified = update.value.as_ref().map(|stored| stored.modified);
+            key.is_some_and(|key| self.mirror.version(&key) == modified)
+        };
+        let new: Vec<_> = found.iter().filter(|update| !known(update)).collect();
+        self.note_updates(new);
         self.unsaved.extend(gone.into_iter().map(|key| (key, None)));
     }
 
     /// Notes what the watch brought.
-    pub(super) fn note_updates(&mut self, updates: &[Update]) {
+    pub(super) fn note_updates<'a>(&mut self, updates: impl IntoIterator<Item = &'a Update>) {
         for update in updates {
             if let Ok(key) = String::from_utf8(update.key.clone()) {
                 let value = update.value.as_ref().map(|stored| stored.value.clone());
