@@ -127,7 +127,8 @@ impl Inner {
         let mut link = self.link.subscribe();
         let end = match &*link.borrow() {
             Link::Up(connection) => return Some((**connection).clone()),
-            Link::Down { since, .. } => *since + FAILOVER,
+            // What was read is shown just before the server is said to be in reach.
+            Link::Down { since, .. } => (*since + FAILOVER).max(Instant::now() + AGAIN),
         };
         let up = timeout_at(end, link.wait_for(|link| link.connection().is_some()));
         up.await.ok()?.ok()?.connection().cloned()

@@ -83,7 +83,9 @@ impl Inner {
                 return Ok(());
             }
             for (id, why) in lost {
-                warn!("{}", state.lose(&id, &why));
+                // Not inside the macro, which does nothing where nobody logs.
+                let told = state.lose(&id, &why);
+                warn!("{told}");
                 local.push(Change::RemoveEndpoint(id));
             }
             local.extend(unused(&mut state));
