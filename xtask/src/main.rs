@@ -9,6 +9,7 @@ mod interrupt;
 mod packages;
 mod process;
 mod run;
+mod scale;
 mod test;
 mod tidy;
 mod toolchain;
@@ -66,6 +67,8 @@ enum Task {
     Demo,
     /// Measure vxplane against the kernel's overlay and against none.
     Bench(bench::Options),
+    /// Play a cluster of a thousand nodes and say what it costs one of them.
+    Scale(scale::Options),
 }
 
 fn main() -> ExitCode {
@@ -105,5 +108,6 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Deb => deb::run(&workspace),
         Task::Bench(options) => bench::run(&workspace, &options),
+        Task::Scale(options) => scale::run(&workspace, &options),
     }
 }

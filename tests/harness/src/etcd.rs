@@ -103,6 +103,12 @@ impl EtcdMember {
         format!("{}:{CLIENT_PORT}", self.ip)
     }
 
+    /// Its process.
+    pub fn id(&self) -> Result<u32> {
+        let process = self.process();
+        Ok(process.as_ref().context("not running")?.id())
+    }
+
     /// Where it keeps its data.
     pub fn data(&self) -> PathBuf {
         self.directory.join("etcd")

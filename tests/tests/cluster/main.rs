@@ -10,6 +10,7 @@ mod operations;
 mod outages;
 mod proxy;
 mod room;
+mod scale;
 mod site;
 mod strange;
 mod unique;

@@ -1,0 +1,27 @@
+//! The simulation of `cargo xtask scale`, small: that it is right, not how fast.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use vxplane_tests::scale::{Effort, Shape, run};
+
+#[test]
+fn a_cluster_of_many_nodes_is_followed() -> Result<()> {
+    let shape = Shape {
+        nodes: 50,
+        endpoints_per_node: 20,
+        networks: 2,
+    };
+    let effort = Effort {
+        changes: 20,
+        spacing: Duration::from_millis(5),
+        burst: 300,
+        idle: Duration::from_millis(500),
+    };
+    let figures = run(shape, effort)?;
+    // Each endpoint, those here included, in FDB and in NEIGHBOURS.
+    let expected = u64::from(figures.endpoints + figures.networks) * 2;
+    ensure!(figures.map_entries == expected, "{figures:#?}");
+    ensure!(figures.drift == 0, "{figures:#?}");
+    Ok(())
+}
