@@ -82,6 +82,10 @@ pub(super) struct Usage {
 }
 
 impl Usage {
+    pub(super) fn cpu_since(self, before: Self) -> Duration {
+        self.cpu.saturating_sub(before.cpu)
+    }
+
     pub(super) fn of(process: u32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
         // The second field is a name in brackets, which may contain anything.
