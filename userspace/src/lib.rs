@@ -9,6 +9,7 @@ pub mod docker;
 pub mod doctor;
 pub mod down;
 mod logging;
+pub mod memory;
 pub mod model;
 pub mod mounts;
 pub mod netlink;

@@ -82,10 +82,12 @@ fn a_minority_of_members_may_be_away() -> Result<()> {
         trio.cut_off(leader, false)?;
         for node in [&a, &b] {
             node.until_problems("none", <[String]>::is_empty).await?;
-            let desired = node.picture().contents.desired.clone();
-            let others = desired.cluster.unwrap_or_default();
-            let seen = desired.endpoints.len() + others.endpoints.len();
-            ensure!(seen == 6, "{} sees {seen}", node.name);
+            node.until("six endpoints", |it| {
+                let others = it.desired.cluster.as_ref();
+                let others = others.map_or(0, |cluster| cluster.endpoints.len());
+                it.desired.endpoints.len() + others == 6
+            })
+            .await?;
         }
         Ok(())
     })

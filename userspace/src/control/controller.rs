@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::NodeInfo;
 use crate::{
+    memory,
     model::{Desired, Node},
     reconcile::{Counters, CountersError, Reconciler, Report},
     store::{Picture, Store},
@@ -21,6 +22,9 @@ use crate::{
 /// How often the kernel is compared even if nothing is known to have changed: what
 /// was damaged without a word is mended within two seconds, the pass included.
 const PERIOD: Duration = Duration::from_millis(1500);
+
+/// A pass with more changes leaves memory behind that is worth giving back.
+const MANY_CHANGES: usize = 1000;
 
 /// How long after a pass the next may begin for the sake of other hosts. They may
 /// change a thousand times a second, which are not to be a thousand passes.
@@ -156,6 +160,9 @@ impl Controller {
         if report.changes > 0 {
             let (changes, took) = (report.changes, begun.elapsed());
             info!(changes, ?took, "the kernel was brought up to date");
+            if changes > MANY_CHANGES {
+                memory::give_back();
+            }
         }
         self.log_new_problems(&report);
         let observed = Observed {

@@ -32,6 +32,10 @@ const SCHEMA_ALONE: u64 = 1;
 const DATABASE: &str = "vxplane.redb";
 const LOCK: &str = "lock";
 
+/// Bytes of pages kept in memory. Everything is read once, at start; redb would
+/// keep up to a gigabyte of it.
+const CACHE: usize = 4 * 1024 * 1024;
+
 type Json = TableDefinition<'static, &'static str, &'static [u8]>;
 
 /// One row, `version`.
@@ -483,6 +487,7 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
     let unopened = |error| unopened(error, path);
     let opened = panic::catch_unwind(|| {
         let database = Database::builder()
+            .set_cache_size(CACHE)
             .create_with_backend(FileBackend::new(file).map_err(unopened)?)
             .map_err(unopened)?;
         check_schema(&database, path)?;
