@@ -226,7 +226,7 @@ fn pins_of_another_layout_are_refused_and_kept() -> Result<()> {
     for part in [
         &*path.to_string_lossy(),
         "4-byte keys",
-        "stop the daemon and remove",
+        "stop the daemon and run `vxplane down`",
     ] {
         ensure!(problem.contains(part), "{part:?} is not in {problem:?}");
     }
