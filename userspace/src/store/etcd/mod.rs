@@ -1,8 +1,8 @@
 //! The store that many hosts share: etcd.
 //!
-//! [`session`] follows etcd into a [`mirror::Mirror`]; together with what only
+//! `session` follows etcd into a `mirror`; together with what only
 //! this host knows, that is the picture. A change becomes one transaction
-//! ([`guard`]) that holds only if what it was planned on still does, and it is in
+//! (`guard`) that holds only if what it was planned on still does, and it is in
 //! the picture when it comes back by the watch, like everybody else's.
 //!
 //! Beneath is a [`StateFile`]: with this host's endpoints, which are published
