@@ -54,7 +54,7 @@ pub struct Layer {
     /// Where programs, links and maps are pinned [default: /sys/fs/bpf/vxplane]
     #[arg(long, env = "VXPLANE_BPFFS", value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-    /// What keeps the state: embedded, or etcd://HOST:PORT[,HOST:PORT]…[/PREFIX] [default: embedded]
+    /// What keeps the state: embedded, or etcd://HOST:PORT, more servers behind commas, and perhaps a /PREFIX [default: embedded]
     #[arg(long, env = "VXPLANE_STORE", value_name = "STORE")]
     pub store: Option<String>,
     /// Who signed the etcd servers' certificates (PEM); without it, no TLS

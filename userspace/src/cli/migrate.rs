@@ -9,7 +9,7 @@ use crate::{
 /// Where to.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// The cluster's store: etcd://HOST:PORT[,HOST:PORT]…[/PREFIX]
+    /// The cluster's store: etcd://HOST:PORT, more servers behind commas, and perhaps a /PREFIX
     #[arg(long, value_name = "STORE")]
     pub(super) to: String,
     #[command(flatten)]
