@@ -19,7 +19,9 @@ use vxplane_common::{
     },
     types::{MacAddr, Vni},
 };
-use vxplane_harness::{Container, Host, Iperf, KernelVxlan, Lab, Netns, Ping, transfer};
+use vxplane_harness::{
+    Container, Host, Iperf, KernelVxlan, Lab, Netns, Ping, transfer, udp_socket,
+};
 
 use crate::{
     bed::{NET, PORT, key, local, neighbour, peer_key},
@@ -324,6 +326,16 @@ fn with_the_kernels_vxlan() {
     }
 }
 
+/// Sockets in two namespaces, the first connected to the second.
+fn datagrams(ends: [(&Netns, Ipv4Addr); 2]) -> [UdpSocket; 2] {
+    let [sender, receiver] = ends.map(|(netns, address)| udp_socket(netns, address).unwrap());
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(3)))
+        .unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    [sender, receiver]
+}
+
 /// Datagrams that the sender leaves to the kernel to cut (as QUIC does): an
 /// aggregate that is stripped natively would arrive as nothing.
 #[test]
@@ -333,17 +345,8 @@ fn udp_segmentation() {
     let (from, to) = (nodes[0].container.netns(), nodes[1].container.netns());
     for (what, settings) in OFFLOADS {
         from.offloads("eth0", settings).unwrap();
-        let receiver = to
-            .enter(|| UdpSocket::bind(SocketAddrV4::new(IP_2, 0)).unwrap())
-            .unwrap();
-        receiver
-            .set_read_timeout(Some(Duration::from_secs(3)))
-            .unwrap();
-        let sender = from
-            .enter(|| UdpSocket::bind(SocketAddrV4::new(IP_1, 0)).unwrap())
-            .unwrap();
+        let [sender, receiver] = datagrams([(from, IP_1), (to, IP_2)]);
         setsockopt(&sender, UdpGsoSegment, &1000).unwrap();
-        sender.connect(receiver.local_addr().unwrap()).unwrap();
         let mut buffer = [0; 2000];
         for round in 0..20 {
             assert_eq!(sender.send(&vec![round; 20_000]).unwrap(), 20_000);
@@ -433,17 +436,7 @@ fn to_an_address_behind_an_endpoint() {
     let from = one.container.netns();
     from.ip(&format!("route add 10.8.0.0/24 via {IP_2}"))
         .unwrap();
-    let receiver = behind
-        .netns()
-        .enter(|| UdpSocket::bind(SocketAddrV4::new(address, 0)).unwrap())
-        .unwrap();
-    receiver
-        .set_read_timeout(Some(Duration::from_secs(3)))
-        .unwrap();
-    let sender = from
-        .enter(|| UdpSocket::bind(SocketAddrV4::new(IP_1, 0)).unwrap())
-        .unwrap();
-    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    let [sender, receiver] = datagrams([(from, IP_1), (behind.netns(), address)]);
     let mut buffer = [0; 10_000];
     for size in [1, 1000, 1422, 5000] {
         sender.send(&vec![7; size]).unwrap();

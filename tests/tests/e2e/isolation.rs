@@ -1,7 +1,7 @@
 //! Nothing leaves a network for another, nothing is taken from a stranger, and
 //! nobody pretends to be somebody else. What is dropped is counted.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -12,7 +12,7 @@ use vxplane_tests::harness::{
 
 use crate::{
     raw::{Letter, RawVtep},
-    site::{BLUE, Member, Site, blue, eventually, lab, sites},
+    site::{BLUE, Member, Site, blue, eventually, lab, red, sites},
 };
 
 /// The VNI of the second network.
@@ -20,10 +20,6 @@ const RED: u32 = 8;
 
 /// EtherType of an IEEE 802.1Q tag.
 const VLAN: u16 = 0x8100;
-
-fn red(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 51, 0, last)
-}
 
 /// Waits until a reason was counted `more` times more than `before`, and not once
 /// more than that.
@@ -119,9 +115,7 @@ fn a_peers_mistakes_are_counted_by_reason() -> Result<()> {
     let lab = lab()?;
     let [a] = sites(&lab, "")?;
     let a1 = a.member(&lab, "a1", 11)?;
-    let host = lab.host("peer")?;
-    a.daemon.peer(host.ip())?;
-    let peer = RawVtep::new(&host)?;
+    let peer = RawVtep::peer_of(&lab, &a)?;
     let letter = Letter::to(&a1)?;
     let good = frame::vxlan(8, BLUE, &letter.frame);
     let mut from_local = letter.frame.clone();
@@ -155,9 +149,7 @@ fn a_peer_cannot_speak_for_an_endpoint_of_this_host() -> Result<()> {
     let lab = lab()?;
     let [a] = sites(&lab, "")?;
     let (a1, a2) = (a.member(&lab, "a1", 11)?, a.member(&lab, "a2", 12)?);
-    let host = lab.host("peer")?;
-    a.daemon.peer(host.ip())?;
-    let peer = RawVtep::new(&host)?;
+    let peer = RawVtep::peer_of(&lab, &a)?;
     let liar = [2, 0, 0, 0, 0, 99];
     // To a1: the address of a2, its own one, and a2's in an announcement to all.
     let datagram = |from| frame::ipv4(from, a1.ip(), UDP, &frame::udp(9, 9, b"?"));
@@ -184,9 +176,7 @@ fn reserved_bits_are_ignored() -> Result<()> {
     let lab = lab()?;
     let [a] = sites(&lab, "")?;
     let a1 = a.member(&lab, "a1", 11)?;
-    let host = lab.host("peer")?;
-    a.daemon.peer(host.ip())?;
-    let peer = RawVtep::new(&host)?;
+    let peer = RawVtep::peer_of(&lab, &a)?;
     let letter = Letter::to(&a1)?;
     for at in [0, 1, 2, 3, 7] {
         let mut payload = frame::vxlan(8, BLUE, &letter.frame);

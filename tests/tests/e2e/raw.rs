@@ -8,12 +8,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use vxplane_tests::harness::{
-    Host,
+    Host, Lab,
     frame::{self, IPV4, UDP},
     udp_socket,
 };
 
-use crate::site::{Member, blue};
+use crate::site::{Member, Site, blue};
 
 const PORT: u16 = 4789;
 
@@ -28,6 +28,13 @@ impl RawVtep {
         let socket = udp_socket(host.netns(), host.ip())?;
         let ip = host.ip();
         Ok(Self { ip, socket })
+    }
+
+    /// One that the site's daemon has as a peer, in all networks.
+    pub(crate) fn peer_of(lab: &Lab, site: &Site) -> Result<Self> {
+        let host = lab.host("peer")?;
+        site.daemon.peer(host.ip())?;
+        Self::new(&host)
     }
 
     /// Its underlay address.

@@ -27,6 +27,11 @@ pub(crate) fn blue(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 50, 0, last)
 }
 
+/// The same in the network `red`, of those tests that have a second one.
+pub(crate) fn red(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 51, 0, last)
+}
+
 /// A host that runs vxplane.
 pub(crate) struct Site {
     // Dropped in this order: the daemon before the namespace it runs in.

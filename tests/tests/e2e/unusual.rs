@@ -19,15 +19,11 @@ use vxplane_tests::harness::{
 use crate::{
     raw::{Letter, RawVtep},
     reach::PINGS,
-    site::{BLUE, Member, Site, blue, eventually, lab, must_reach_with, sites},
+    site::{BLUE, Member, Site, blue, eventually, lab, must_reach_with, red, sites},
 };
 
 /// EtherType for experiments (IEEE 802 local experimental 1).
 const EXPERIMENTAL: u16 = 0x88b5;
-
-fn red(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 51, 0, last)
-}
 
 /// Sends many datagrams in one write, which cross as one packet where they can;
 /// an error unless all arrive, each by itself.
@@ -201,9 +197,7 @@ fn congestion_on_the_underlay_is_passed_on() -> Result<()> {
     let lab = lab()?;
     let [a] = sites(&lab, "")?;
     let a1 = a.member(&lab, "a1", 11)?;
-    let host = lab.host("peer")?;
-    a.daemon.peer(host.ip())?;
-    let peer = RawVtep::new(&host)?;
+    let peer = RawVtep::peer_of(&lab, &a)?;
     let inside = PacketSocket::open(a1.netns(), "eth0")?;
     peer.set_tos(3)?;
     let letter = Letter::to(&a1)?;
