@@ -1,6 +1,7 @@
 //! Real Docker Engines on hosts of a lab, with `docker` and a proxy that plays
 //! Powerstrip: what users do, and what becomes of their containers.
 
+mod cluster;
 mod engine;
 mod join;
 mod lifecycle;

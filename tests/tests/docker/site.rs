@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use vxplane_tests::harness::{Daemon, DaemonOptions, Finished, Host, Lab};
+use vxplane_tests::harness::{Daemon, DaemonOptions, EtcdMember, Finished, Host, Lab};
 
 use crate::{
     engine::{self, Engine},
@@ -27,8 +27,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A host with everything, its hooks as given.
-    pub(crate) fn with_hooks(lab: &Lab, name: &str, hooks: Hooks) -> Result<Self> {
+    /// A host with everything, its hooks and further flags of its daemon as given.
+    fn with(lab: &Lab, name: &str, hooks: Hooks, flags: &str) -> Result<Self> {
         let host = lab.host(name)?;
         let engine = Engine::start(&host)?;
         let options = DaemonOptions {
@@ -36,7 +36,7 @@ impl Site {
             docker: Some(format!("unix://{}", engine.socket().display())),
             ..DaemonOptions::default()
         };
-        let daemon = host.daemon_with(&options)?;
+        let daemon = host.daemon_with(&options.flags(flags))?;
         let proxy = Proxy::start(&host, &engine.socket(), hooks)?;
         Ok(Self {
             proxy,
@@ -46,9 +46,21 @@ impl Site {
         })
     }
 
+    /// A host with everything, its hooks as given.
+    pub(crate) fn with_hooks(lab: &Lab, name: &str, hooks: Hooks) -> Result<Self> {
+        Self::with(lab, name, hooks, "")
+    }
+
     /// A host with everything and all hooks.
     pub(crate) fn new(lab: &Lab, name: &str) -> Result<Self> {
-        Self::with_hooks(lab, name, Hooks::All)
+        Self::with(lab, name, Hooks::All, "")
+    }
+
+    /// The same in the cluster that this etcd is for, with a lease of 3 s.
+    pub(crate) fn in_cluster(lab: &Lab, name: &str, etcd: &EtcdMember) -> Result<Self> {
+        let address = etcd.address();
+        let flags = format!("--store etcd://{address} --etcd-lease 3 --node {name}");
+        Self::with(lab, name, Hooks::All, &flags)
     }
 
     /// Runs `docker` as the user does, whatever comes of it.
