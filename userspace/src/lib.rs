@@ -13,6 +13,7 @@ pub mod memory;
 pub mod model;
 pub mod mounts;
 pub mod netlink;
+pub mod policy;
 pub mod privileges;
 pub mod reconcile;
 pub mod settings;

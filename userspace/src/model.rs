@@ -13,6 +13,8 @@ use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 use vxplane_common::types::{MacAddr, Vni};
 
+use crate::policy::document::{NetworkPolicy, Protocol};
+
 /// An L2 segment, isolated from every other network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
@@ -167,6 +169,46 @@ pub struct Peer {
     pub networks: PeerNetworks,
 }
 
+/// A tenant or application, as policies see it. Those that only endpoints or
+/// policies name need no entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Namespace {
+    /// Unique in the cluster.
+    pub name: String,
+    /// What users say of it. [`NAMESPACE_NAME_LABEL`] is not among them: every
+    /// namespace has that.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The label of each namespace that has its name.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// All that policies can tell endpoints apart by. It has a number, which the
+/// programs know: endpoints that no policy can tell apart share one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Tenant or application.
+    pub namespace: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// What the ports that it exposes are called.
+    pub ports: BTreeSet<NamedPort>,
+}
+
+/// A name for a port of a container.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedPort {
+    /// What policies call it.
+    pub name: String,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// Its number, never 0.
+    pub port: u16,
+}
+
 /// Everything that should be true on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -178,6 +220,12 @@ pub struct Desired {
     pub peers: BTreeMap<Ipv4Addr, Peer>,
     /// The other hosts, if this one is in a cluster.
     pub cluster: Option<Cluster>,
+    /// By namespace and name.
+    pub policies: OrdMap<(String, String), Arc<NetworkPolicy>>,
+    /// Those that have labels, by name.
+    pub namespaces: OrdMap<String, Arc<Namespace>>,
+    /// By number, never 0.
+    pub identities: OrdMap<u32, Arc<Identity>>,
 }
 
 /// The other hosts and what is on them. Snapshots of it share what is the same.

@@ -36,6 +36,26 @@ pub mod map {
     pub const TRAFFIC: &str = "TRAFFIC";
     /// RINGBUF of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
+    /// ARRAY of one `u32`: the epoch. Whatever a decision about a flow rests on
+    /// (policy, identities, who is here) is changed first, then the epoch; what
+    /// was decided in another epoch is decided anew.
+    pub const EPOCH: &str = "EPOCH";
+    /// HASH: [`super::MemberKey`] → class (`u32`), written by the daemon only.
+    pub const MEMBERS: &str = "MEMBERS";
+    /// `LPM_TRIE`: [`super::BlockKey`] → class (`u32`), written by the daemon only.
+    pub const BLOCKS: &str = "BLOCKS";
+    /// `LPM_TRIE`: [`super::RuleKey`] → number of the rule (`u32`), written by the
+    /// daemon only.
+    pub const RULES: &str = "RULES";
+    /// HASH: [`super::FlowKey`] → [`super::Flow`]: IPv4 flows that have shown to
+    /// last, written by the programs. IPv6 will have maps of its own.
+    pub const FLOWS: &str = "FLOWS";
+    /// `LRU_HASH`: the same for flows that are new; what is oldest and unreplied
+    /// makes room for others.
+    pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    /// `LRU_HASH`: [`super::FragmentKey`] → [`super::Ports`]: what the first
+    /// fragment of a packet said.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
 }
 
 /// What each layout of the maps after the first has changed, oldest first: the
@@ -50,10 +70,16 @@ pub mod map {
 ///
 /// What needs anything else needs another name.
 #[cfg(not(feature = "next-layout"))]
-pub const LAYOUTS: &[&[&str]] = &[];
+pub const LAYOUTS: &[&[&str]] = &[POLICY];
 /// A layout that is made up, for the tests of upgrades.
 #[cfg(feature = "next-layout")]
-pub const LAYOUTS: &[&[&str]] = &[&[map::DROPS, map::LEARNED, map::PEERS, map::TRAFFIC]];
+pub const LAYOUTS: &[&[&str]] = &[
+    POLICY,
+    &[map::DROPS, map::LEARNED, map::PEERS, map::TRAFFIC],
+];
+
+/// The second layout: endpoints and neighbours have identities.
+const POLICY: &[&str] = &[map::ENDPOINTS, map::NEIGHBOURS];
 
 /// The layout of this version.
 pub const LAYOUT: usize = LAYOUTS.len() + 1;
@@ -85,6 +111,18 @@ pub const MAX_DROP_KEYS: u32 = if cfg!(feature = "next-layout") {
 } else {
     16_384
 };
+/// Members of all rule sets of one host.
+pub const MAX_MEMBERS: u32 = 1_048_576;
+/// Address blocks of all rule sets of one host.
+pub const MAX_BLOCKS: u32 = 131_072;
+/// Rules of all rule sets of one host, port ranges taken apart into prefixes.
+pub const MAX_RULES: u32 = 262_144;
+/// Flows of one host that last.
+pub const MAX_FLOWS: u32 = 262_144;
+/// Flows of one host that are new.
+pub const MAX_NEW_FLOWS: u32 = 65_536;
+/// Packets in fragments on their way at once.
+pub const MAX_FRAGMENTS: u32 = 8192;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 256 * 1024;
 
@@ -143,6 +181,12 @@ pub struct Endpoint {
     pub pad: [u8; 2],
     /// Its slot in [`map::TRAFFIC`].
     pub slot: u32,
+    /// Who it is to policies; 0 for nobody in particular.
+    pub identity: u32,
+    /// The rules for what it sends; 0 where no policy selects it for egress.
+    pub egress: u32,
+    /// The rules for what it is sent; 0 where no policy selects it for ingress.
+    pub ingress: u32,
 }
 
 /// (Network, inner MAC).
@@ -266,6 +310,122 @@ pub struct Neighbour {
     pub mac: MacAddr,
     /// Explicit padding.
     pub pad: [u8; 2],
+    /// Who that is to policies; 0 for nobody in particular.
+    pub identity: u32,
+}
+
+/// The class of peers that every rule set has: everyone.
+pub const CLASS_EVERYONE: u32 = 0;
+
+/// (Rule set, identity). A rule set is what one endpoint is allowed in one
+/// direction; endpoints that are allowed the same share one. Its peers are in
+/// classes: what the members of one may do is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct MemberKey {
+    /// The rule set.
+    pub ruleset: u32,
+    /// The peer's identity, never 0.
+    pub identity: u32,
+}
+
+/// (Rule set, address block): data of an LPM key. Of the blocks that hold an
+/// address the longest decides its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct BlockKey {
+    /// The rule set; matched whole, so its order of bytes does not matter.
+    pub ruleset: u32,
+    /// The peer's address, network order.
+    pub ipv4: [u8; 4],
+}
+
+/// Bits of a [`BlockKey`] before the address.
+pub const BLOCK_PREFIX: u32 = 32;
+
+/// (Rule set, class, protocol, destination port): data of an LPM key. There are
+/// only rules that allow, so the longest match is as good as any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct RuleKey {
+    /// The rule set; matched whole.
+    pub ruleset: u32,
+    /// The class of the peer; matched whole.
+    pub class: u32,
+    /// The IPv4 protocol number.
+    pub protocol: u8,
+    /// Explicit padding: part of the key, always 0.
+    pub pad: u8,
+    /// The destination port, network order; 0 where the protocol has none.
+    pub port: [u8; 2],
+}
+
+/// Bits of a [`RuleKey`] for any protocol.
+pub const RULE_PREFIX_ANY: u32 = 64;
+/// Bits of a [`RuleKey`] for any port of a protocol; those of a port follow.
+pub const RULE_PREFIX_PROTOCOL: u32 = 80;
+
+/// Both directions of a flow: the lower of its two ends, (address, port) in
+/// network order, is `low`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Address of the lower end.
+    pub low: [u8; 4],
+    /// Address of the upper end.
+    pub high: [u8; 4],
+    /// Port of the lower end; both are the identifier of an ICMP query, and 0
+    /// for protocols without ports.
+    pub low_port: [u8; 2],
+    /// Port of the upper end.
+    pub high_port: [u8; 2],
+    /// The network's VNI, and the protocol number in the lowest 8 bits.
+    pub vni_protocol: u32,
+}
+
+/// What is known of a flow. Programs on several CPUs write it at once, each
+/// field as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// The epoch in which it was decided whether its packets pass (upper 32
+    /// bits), the rule that allowed it (24 bits), and the
+    /// [`crate::drop::DropReason`] that forbids it, 0 if it is allowed (8 bits).
+    pub decision: u64,
+    /// Second of its first packet, `CLOCK_MONOTONIC`.
+    pub created: u32,
+    /// Second of its latest packet.
+    pub seen: u32,
+    /// Who began it and how far it is: `FLOW_…` bits.
+    pub state: u32,
+    /// Explicit padding.
+    pub pad: u32,
+}
+
+/// One packet that was cut into fragments (RFC 791).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: [u8; 4],
+    /// Destination address.
+    pub dst: [u8; 4],
+    /// The network's VNI, and the protocol number in the lowest 8 bits.
+    pub vni_protocol: u32,
+    /// The identification, as it stands on the wire.
+    pub id: [u8; 2],
+    /// Explicit padding: part of the key, always 0.
+    pub pad: [u8; 2],
+}
+
+/// The ports of a packet, network order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ports {
+    /// Source.
+    pub src: [u8; 2],
+    /// Destination.
+    pub dst: [u8; 2],
 }
 
 /// A network this host has part in. Key: its VNI.
@@ -444,13 +604,20 @@ macro_rules! packed_sizes {
 packed_sizes! {
     Config = 4 + 2 + 2 + 2 + 2 + 4 + 4;
     Outer = 4 + 36 + 4;
-    Endpoint = 4 + 4 + 6 + 2 + 4;
+    Endpoint = 4 + 4 + 6 + 2 + 4 + 4 + 4 + 4;
     FdbKey = 4 + 6 + 2;
     FdbEntry = 4 + 4 + 4 + 4 + 44;
     Learned = 8 + 8 + 4 + 4 + 44 + 4 + APPENDED * 8;
     LearnBudget = 8 + 8;
     NeighbourKey = 4 + 4;
-    Neighbour = 6 + 2;
+    Neighbour = 6 + 2 + 4;
+    MemberKey = 4 + 4;
+    BlockKey = 4 + 4;
+    RuleKey = 4 + 4 + 1 + 1 + 2;
+    FlowKey = 4 + 4 + 2 + 2 + 4;
+    Flow = 8 + 4 + 4 + 4 + 4;
+    FragmentKey = 4 + 4 + 4 + 2 + 2;
+    Ports = 2 + 2;
     Network = 4;
     PeerKey = 4 + 4;
     Peer = 4 + 4 + 44 + APPENDED * 4;
@@ -468,9 +635,10 @@ mod tests {
 
     #[test]
     fn a_map_is_of_the_layout_that_changed_it_last() {
-        assert_eq!(layout_of(map::ENDPOINTS), 1);
+        assert_eq!(layout_of(map::FDB), 1);
+        assert_eq!(layout_of(map::ENDPOINTS), 2);
         let changed = layout_of(map::PEERS);
-        assert_eq!(changed, if cfg!(feature = "next-layout") { 2 } else { 1 });
+        assert_eq!(changed, if cfg!(feature = "next-layout") { 3 } else { 1 });
         assert!(changed <= LAYOUT);
     }
 }

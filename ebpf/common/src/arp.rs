@@ -85,6 +85,9 @@ mod tests {
         mac: OWN,
         pad: [0; 2],
         slot: 0,
+        identity: 0,
+        egress: 0,
+        ingress: 0,
     };
 
     fn request() -> EthArp {

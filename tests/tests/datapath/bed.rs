@@ -230,6 +230,9 @@ impl Bed {
             mac: MacAddr(mac),
             pad: [0; 2],
             slot,
+            identity: 0,
+            egress: 0,
+            ingress: 0,
         };
         self.programs.put(map::ENDPOINTS, ifindex, endpoint);
         self.programs
@@ -376,5 +379,6 @@ pub(crate) fn neighbour(mac: Mac) -> Neighbour {
     Neighbour {
         mac: MacAddr(mac),
         pad: [0; 2],
+        identity: 0,
     }
 }

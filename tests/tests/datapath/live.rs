@@ -97,6 +97,9 @@ impl Node {
             mac: MacAddr(mac(self.ip)),
             pad: [0; 2],
             slot: SLOT,
+            identity: 0,
+            egress: 0,
+            ingress: 0,
         };
         self.programs.put(map::ENDPOINTS, ifindex, endpoint);
         let entry = local(ifindex, self.ip, SLOT);

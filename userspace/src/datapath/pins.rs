@@ -298,11 +298,11 @@ mod tests {
             })
             .collect();
         let expected = [
-            "ENDPOINTS 1 Hash 4 20 4096",
+            "ENDPOINTS 2 Hash 4 32 4096",
             "FDB 1 Hash 12 60 131072",
             "LEARNED 1 Hash 12 72 65536",
             "LEARN_BUDGET 1 Hash 4 16 4096",
-            "NEIGHBOURS 1 Hash 8 8 131072",
+            "NEIGHBOURS 2 Hash 8 12 131072",
             "NETWORKS 1 Hash 4 4 4096",
             "PEERS 1 Hash 8 52 65536",
             "FLOOD 1 Hash 8 12 65536",

@@ -176,6 +176,9 @@ fn wire_up(maps: &mut Maps, vni: Vni) -> Result<(), Error> {
         mac: HERE.1,
         pad: [0; 2],
         slot: 0,
+        identity: 0,
+        egress: 0,
+        ingress: 0,
     };
     maps.endpoints.put(LOOPBACK, local)?;
     maps.networks.put(number, Network { flood_len: 0 })?;

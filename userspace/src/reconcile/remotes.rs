@@ -118,7 +118,14 @@ impl Basis {
         let peer = Peer::new(0, ifindex, outer);
         Some(Entries {
             fdb: (FdbKey::new(vni, mac), entry),
-            neighbour: (NeighbourKey { vni, ipv4 }, Neighbour { mac, pad: [0; 2] }),
+            neighbour: (
+                NeighbourKey { vni, ipv4 },
+                Neighbour {
+                    mac,
+                    pad: [0; 2],
+                    identity: 0,
+                },
+            ),
             peer: (PeerKey { vni, vtep }, peer),
             mtu: node.mtu,
         })

@@ -361,6 +361,7 @@ prop_compose! {
             endpoints: endpoints.into_iter().map(|(n, net)| (id(n), endpoint(n, net))).collect(),
             peers: peers.into_iter().map(peer).collect(),
             cluster,
+            ..Desired::default()
         }
     }
 }

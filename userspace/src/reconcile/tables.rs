@@ -230,6 +230,9 @@ impl Tables {
             mac: endpoint.mac,
             pad: [0; 2],
             slot: endpoint.slot,
+            identity: 0,
+            egress: 0,
+            ingress: 0,
         };
         self.endpoints.insert(ifindex, entry);
         let key = FdbKey::new(vni, endpoint.mac);
@@ -244,6 +247,7 @@ impl Tables {
         let neighbour = Neighbour {
             mac: endpoint.mac,
             pad: [0; 2],
+            identity: 0,
         };
         self.neighbours
             .insert(NeighbourKey { vni, ipv4 }, neighbour);
