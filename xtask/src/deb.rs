@@ -1,5 +1,7 @@
 //! `cargo xtask deb`: the Debian package.
 
+mod notices;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -9,8 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use self::notices::Notices;
 use crate::{
     build::{self, Profile},
+    crates::Crates,
     process,
     workspace::Workspace,
 };
@@ -32,11 +36,8 @@ const FILES: [(&str, &str); 6] = [
         "packaging/vxplane.socket",
         "usr/lib/systemd/system/vxplane.socket",
     ),
-    (
-        "packaging/debian/copyright",
-        "usr/share/doc/vxplane/copyright",
-    ),
     ("README.md", "usr/share/doc/vxplane/README.md"),
+    ("docs/OPERATIONS.md", "usr/share/doc/vxplane/OPERATIONS.md"),
     ("docs/SECURITY.md", "usr/share/doc/vxplane/SECURITY.md"),
     ("CHANGELOG.md", "usr/share/doc/vxplane/changelog"),
 ];
@@ -45,30 +46,47 @@ const FILES: [(&str, &str); 6] = [
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// Builds the package and says where it is.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, profile: Profile) -> Result<()> {
+    build::ebpf(workspace)?;
+    let binary = build::daemon(workspace, profile)?;
+    let package = package(workspace, profile, &binary)?;
+    println!("{}", package.display());
+    Ok(())
+}
+
+/// Packs this binary. What is for tests has one name always, beside the binary,
+/// and is not compressed.
+pub(crate) fn package(workspace: &Workspace, profile: Profile, binary: &Path) -> Result<PathBuf> {
     ensure!(
         process::find_program("dpkg-deb").is_some(),
         "dpkg-deb is missing: install the package dpkg, which is there on each Debian system"
     );
-    build::ebpf(workspace)?;
-    let binary = build::daemon(workspace, Profile::Release)?;
     let architecture = process::stdout_of(Command::new("dpkg").arg("--print-architecture"))?;
     let name = format!("vxplane_{}_{}", workspace.version()?, architecture.trim());
-    let tree = workspace.target().join("deb").join(&name);
+    let (tree, package, compression) = match profile {
+        Profile::Release => {
+            let tree = workspace.target().join("deb").join(&name);
+            let package = tree.with_file_name(format!("{name}.deb"));
+            (tree, package, "-Zxz")
+        }
+        Profile::Debug => {
+            let package = binary.with_extension("deb");
+            (binary.with_extension("deb-tree"), package, "-Znone")
+        }
+    };
     if tree.exists() {
         fs::remove_dir_all(&tree).with_context(|| format!("removing {}", tree.display()))?;
     }
-    fill(workspace, &binary, &tree)?;
+    fill(workspace, binary, &tree)?;
     let control = control(workspace, architecture.trim())?;
     write(&tree.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
-    let package = tree.with_file_name(format!("{name}.deb"));
+    open_directories(&tree)?;
     let mut dpkg = Command::new("dpkg-deb");
-    dpkg.args(["--root-owner-group", "--build"])
+    dpkg.args(["--root-owner-group", compression, "--build"])
         .arg(&tree)
         .arg(&package);
     process::stdout_of(&mut dpkg)?;
-    println!("{}", package.display());
-    Ok(())
+    Ok(package)
 }
 
 fn fill(workspace: &Workspace, binary: &Path, tree: &Path) -> Result<()> {
@@ -80,6 +98,16 @@ fn fill(workspace: &Workspace, binary: &Path, tree: &Path) -> Result<()> {
         let from = workspace.root().join("packaging/debian").join(script);
         install(&from, &tree.join("DEBIAN").join(script), 0o755)?;
     }
+    let crates = Crates::of(workspace)?;
+    let notices = Notices::of(&crates);
+    let copyright = workspace.root().join("packaging/debian/copyright");
+    let copyright = fs::read_to_string(&copyright)
+        .with_context(|| format!("reading {}", copyright.display()))?;
+    let copyright = copyright + &notices.sources()?;
+    let documents = tree.join("usr/share/doc/vxplane");
+    write(&documents.join("copyright"), copyright.as_bytes(), 0o644)?;
+    let notices = notices.text()?;
+    write(&documents.join("THIRD-PARTY"), notices.as_bytes(), 0o644)?;
     for (shell, to) in COMPLETIONS {
         let script = process::stdout_of(Command::new(binary).args(["completions", shell]))?;
         write(&tree.join(to), script.as_bytes(), 0o644)?;
@@ -93,11 +121,24 @@ fn install(from: &Path, to: &Path, mode: u32) -> Result<()> {
 }
 
 fn write(to: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let directory: PathBuf = to.parent().context("a file without directory")?.into();
-    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let directory = to.parent().context("a file without directory")?;
+    fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     fs::write(to, bytes).with_context(|| format!("writing {}", to.display()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(mode))
         .with_context(|| format!("setting the mode of {}", to.display()))
+}
+
+/// Opens directories to everybody, whatever the umask of whoever builds them.
+fn open_directories(tree: &Path) -> Result<()> {
+    fs::set_permissions(tree, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("setting the mode of {}", tree.display()))?;
+    for entry in fs::read_dir(tree)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_directories(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn control(workspace: &Workspace, architecture: &str) -> Result<String> {

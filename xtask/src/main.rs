@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod crates;
 mod deb;
 mod demo;
 mod interrupt;
@@ -62,7 +63,11 @@ enum Task {
     /// Check format, lints, lengths, licences and docs.
     Tidy,
     /// Build the Debian package.
-    Deb,
+    Deb {
+        /// Of a binary for tests: quick to build, and large.
+        #[arg(long)]
+        debug: bool,
+    },
     /// Show two hosts at work, in network namespaces of this machine.
     Demo,
     /// Measure vxplane against the kernel's overlay and against none.
@@ -106,7 +111,7 @@ fn run(task: Task) -> Result<()> {
             build::ebpf(&workspace)?;
             tidy::run(&workspace, tidy::LIMIT)
         }
-        Task::Deb => deb::run(&workspace),
+        Task::Deb { debug } => deb::run(&workspace, build::Profile::from_debug(debug)),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::Scale(options) => scale::run(&workspace, &options),
     }

@@ -42,6 +42,13 @@ const TRAFFIC: &[Program] = &[
     ("ethtool", &["ethtool"]),
 ];
 
+/// What installs it, and judges its units.
+const INSTALLATION: &[Program] = &[
+    ("dpkg", &["dpkg"]),
+    ("deb-systemd-helper", &["init-system-helpers"]),
+    ("systemd-analyze", &["systemd"]),
+];
+
 /// What vxplane works with or against in the tests.
 const PARTNERS: &[Program] = &[
     ("bpftool", &["bpftool"]),
@@ -85,7 +92,7 @@ impl Purpose {
             Self::Build => BUILD.to_vec(),
             Self::Bench => NAMESPACES.to_vec(),
             Self::Demo => [NAMESPACES, TRAFFIC].concat(),
-            Self::Test => [NAMESPACES, TRAFFIC, PARTNERS].concat(),
+            Self::Test => [NAMESPACES, TRAFFIC, PARTNERS, INSTALLATION].concat(),
         }
     }
 }

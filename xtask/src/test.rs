@@ -14,6 +14,7 @@ use clap::ValueEnum;
 
 use crate::{
     build::{self, Profile},
+    deb,
     packages::{self, Purpose},
     process, tidy,
     workspace::Workspace,
@@ -49,18 +50,21 @@ enum Part {
     Cluster,
     /// Real Docker Engines and the hook.
     Docker,
+    /// The Debian package, installed and removed.
+    Package,
     /// Format, lints, licences, lengths, docs.
     Tidy,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Host,
         Self::Datapath,
         Self::Kernel,
         Self::E2e,
         Self::Cluster,
         Self::Docker,
+        Self::Package,
         Self::Tidy,
     ];
 
@@ -72,6 +76,7 @@ impl Part {
             Self::E2e => "end-to-end tests (network namespaces)",
             Self::Cluster => "cluster tests (real etcd servers)",
             Self::Docker => "Docker tests (real engines)",
+            Self::Package => "tests of the Debian package",
             Self::Tidy => "tidy",
         }
     }
@@ -84,6 +89,7 @@ impl Part {
             Self::E2e => Some("e2e"),
             Self::Cluster => Some("cluster"),
             Self::Docker => Some("docker"),
+            Self::Package => Some("package"),
             Self::Host | Self::Tidy => None,
         }
     }
@@ -133,7 +139,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     prepare(workspace, &parts)?;
     let binary = if parts.iter().any(|part| part.needs_root()) {
         step("the daemon that the tests run");
-        Some(build::daemon(workspace, Profile::Debug)?)
+        let binary = build::daemon(workspace, Profile::Debug)?;
+        if parts.contains(&Part::Package) {
+            step("the Debian package of it");
+            deb::package(workspace, Profile::Debug, &binary)?;
+        }
+        Some(binary)
     } else {
         None
     };

@@ -50,6 +50,17 @@ pub fn vxplane_binary() -> Result<PathBuf> {
     })
 }
 
+/// The Debian package of that binary, beside it.
+pub fn vxplane_package() -> Result<PathBuf> {
+    let package = vxplane_binary()?.with_extension("deb");
+    ensure!(
+        package.is_file(),
+        "there is no {}: `cargo xtask deb --debug`",
+        package.display()
+    );
+    Ok(package)
+}
+
 /// A build of vxplane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {

@@ -34,7 +34,7 @@ pub use crate::{
     capture::{Capture, Packet},
     checksum::internet_checksum,
     container::Container,
-    daemon::{Daemon, DaemonOptions, Endpoint, Version, vxplane_binary},
+    daemon::{Daemon, DaemonOptions, Endpoint, Version, vxplane_binary, vxplane_package},
     datagrams::{echo, udp_socket},
     etcd::{EtcdMember, EtcdTls},
     foreign::KernelVxlan,
