@@ -7,15 +7,15 @@ use std::{
         fd::OwnedFd,
         unix::net::{UnixDatagram, UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use vxplane_tests::harness::DaemonOptions;
+use vxplane_tests::harness::{DaemonOptions, Host};
 
-use crate::site::lab;
+use crate::site::{BLUE, Site, lab};
 
 /// How long systemd is made to wait for a sign of life.
 const WATCHDOG: Duration = Duration::from_secs(20);
@@ -95,19 +95,25 @@ fn must_be_answered(mut stream: UnixStream) -> Result<()> {
     Ok(())
 }
 
+/// The API's socket, opened by systemd, and a daemon that it is handed over to.
+fn socket_unit(host: &Host) -> Result<(PathBuf, DaemonOptions)> {
+    let run = host.directory().join("run");
+    fs::create_dir(&run)?;
+    let socket = run.join("vxplane.sock");
+    let listener = host.netns().enter(|| UnixListener::bind(&socket))??;
+    let options = DaemonOptions {
+        through: ["sh", "-c", HAND_OVER, "sh"].map(str::to_owned).to_vec(),
+        stdin: Some(Arc::new(OwnedFd::from(listener))),
+        ..DaemonOptions::default()
+    };
+    Ok((socket, options))
+}
+
 #[test]
 fn a_socket_of_systemd_is_served_and_left_to_it() -> Result<()> {
     let lab = lab()?;
     let host = lab.host("a")?;
-    let run = host.directory().join("run");
-    fs::create_dir(&run)?;
-    let socket = run.join("vxplane.sock");
-    let listener = OwnedFd::from(UnixListener::bind(&socket)?);
-    let options = DaemonOptions {
-        through: ["sh", "-c", HAND_OVER, "sh"].map(str::to_owned).to_vec(),
-        stdin: Some(Arc::new(listener)),
-        ..DaemonOptions::default()
-    };
+    let (socket, options) = socket_unit(&host)?;
     let early = ask(&socket)?;
     let mut daemon = host.daemon_with(&options)?;
     must_be_answered(early)?;
@@ -122,6 +128,41 @@ fn a_socket_of_systemd_is_served_and_left_to_it() -> Result<()> {
         daemon.start_again()?;
         must_be_answered(meanwhile)?;
     }
+    Ok(())
+}
+
+/// Only the service was stopped: whoever asks meanwhile is heard by the next
+/// daemon, which begins with nothing, for the state was purged.
+#[test]
+fn down_leaves_a_socket_of_systemd_alone() -> Result<()> {
+    let lab = lab()?;
+    let host = lab.host("a")?;
+    let (socket, options) = socket_unit(&host)?;
+    let daemon = host.daemon_with(&options)?;
+    daemon.network("blue", "10.50.0.0/24", BLUE)?;
+    let mut site = Site { daemon, host };
+    let (one, two) = (site.member(&lab, "one", 11)?, site.member(&lab, "two", 12)?);
+    let refused = site.daemon.try_down("")?;
+    ensure!(
+        refused.status.code() == Some(1) && refused.stderr.contains("vxplane.socket"),
+        "{refused:?}"
+    );
+    one.must_reach(two.ip(), 3)?;
+
+    site.daemon.stop()?;
+    let meanwhile = ask(&socket)?;
+    let removed = site.daemon.down("")?;
+    ensure!(
+        removed.contains("vxplane0") && !removed.contains("vxplane.sock"),
+        "{removed}"
+    );
+    ensure!(!one.run("ip -o link show")?.contains("eth0"));
+    ensure!(site.daemon.down("--purge")?.contains("state"));
+    ensure!(socket.exists(), "systemd's socket is gone");
+    site.daemon.start_again()?;
+    must_be_answered(meanwhile)?;
+    let networks = site.daemon.api("GET", "/v1/networks", None)?;
+    ensure!(networks.as_array().is_some_and(Vec::is_empty), "{networks}");
     Ok(())
 }
 
