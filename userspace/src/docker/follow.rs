@@ -64,12 +64,19 @@ pub async fn follow(wiring: Arc<Wiring>) {
     }
 }
 
+/// Now, as Docker dates its events.
 #[expect(
     clippy::disallowed_methods,
     reason = "Docker dates its events by the wall clock; the review finds what a jump hides"
 )]
-fn seconds_since_epoch() -> u64 {
+fn docker_time() -> SystemTime {
     SystemTime::now()
+}
+
+/// A moment as Docker is asked about it. A clock that was never set may be before
+/// the epoch: then all events that Docker remembers are repeated.
+fn seconds_since_epoch(moment: SystemTime) -> u64 {
+    moment
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
@@ -113,7 +120,7 @@ impl Follower {
         ]);
         // The request goes out when the stream is first polled, so that events
         // of this second may precede it: Docker repeats them.
-        let since = seconds_since_epoch().to_string();
+        let since = seconds_since_epoch(docker_time()).to_string();
         let options = EventsOptionsBuilder::new()
             .since(&since)
             .filters(&filters)
@@ -264,6 +271,13 @@ mod tests {
             }),
             ..EventMessage::default()
         }
+    }
+
+    #[test]
+    fn docker_is_asked_about_any_clock() {
+        let day = Duration::from_hours(24);
+        assert_eq!(seconds_since_epoch(UNIX_EPOCH + day), 86_400);
+        assert_eq!(seconds_since_epoch(UNIX_EPOCH - day), 0);
     }
 
     async fn finish_one(follower: &mut Follower) {
