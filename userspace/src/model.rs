@@ -13,7 +13,10 @@ use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 use vxplane_common::types::{MacAddr, Vni};
 
+pub use self::words::{Labels, Word, Words};
 use crate::policy::document::{NetworkPolicy, Protocol};
+
+mod words;
 
 /// An L2 segment, isolated from every other network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +60,7 @@ pub struct Endpoint {
     /// Tenant or application.
     pub namespace: String,
     /// Labels, for policy and for people.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Its slot in the traffic counters: unique on this host, below
     /// [`vxplane_common::abi::MAX_ENDPOINTS`].
     pub slot: u32,
@@ -69,42 +72,66 @@ pub struct Endpoint {
 #[serde(deny_unknown_fields)]
 pub struct EndpointRecord {
     /// As [`Endpoint::id`].
-    pub id: String,
+    pub id: Word,
     /// As [`Endpoint::container_id`].
-    pub container_id: String,
+    pub container_id: Word,
     /// As [`Endpoint::name`].
-    pub name: Option<String>,
+    pub name: Option<Word>,
     /// As [`Endpoint::ifname`].
-    pub ifname: String,
+    pub ifname: Word,
     /// The network's name.
-    pub network: String,
+    pub network: Word,
     /// The name of the node it is on.
-    pub node: String,
+    pub node: Word,
     /// Its address.
     pub ip: Ipv4Addr,
     /// Its MAC address.
     #[serde(with = "mac_text")]
     pub mac: MacAddr,
     /// Tenant or application.
-    pub namespace: String,
+    pub namespace: Word,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
 }
 
 impl Endpoint {
     /// What others may know of this endpoint of the node of that name.
     pub fn record(&self, node: &str) -> EndpointRecord {
         EndpointRecord {
-            id: self.id.clone(),
-            container_id: self.container_id.clone(),
-            name: self.name.clone(),
-            ifname: self.ifname.clone(),
-            network: self.network.clone(),
-            node: node.to_owned(),
+            id: self.id.as_str().into(),
+            container_id: self.container_id.as_str().into(),
+            name: self.name.as_deref().map(Into::into),
+            ifname: self.ifname.as_str().into(),
+            network: self.network.as_str().into(),
+            node: node.into(),
             ip: self.ip,
             mac: self.mac,
-            namespace: self.namespace.clone(),
+            namespace: self.namespace.as_str().into(),
             labels: self.labels.clone(),
+        }
+    }
+}
+
+impl EndpointRecord {
+    /// Where it is in [`Cluster::endpoints`].
+    pub fn key(&self) -> (Word, Word) {
+        (Word::clone(&self.network), Word::clone(&self.id))
+    }
+
+    /// The endpoint on its own host, with what only that one can make use of.
+    pub fn endpoint(&self, netns: NetnsRef, slot: u32) -> Endpoint {
+        Endpoint {
+            id: self.id.to_string(),
+            container_id: self.container_id.to_string(),
+            name: self.name.as_deref().map(str::to_owned),
+            ifname: self.ifname.to_string(),
+            network: self.network.to_string(),
+            netns,
+            ip: self.ip,
+            mac: self.mac,
+            namespace: self.namespace.to_string(),
+            labels: self.labels.clone(),
+            slot,
         }
     }
 }
@@ -232,18 +259,18 @@ pub struct Desired {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// The nodes that are alive, by name; this one may be among them.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: OrdMap<Word, Arc<Node>>,
     /// The endpoints of the other nodes, alive or not, by network and ID.
-    pub endpoints: OrdMap<(String, String), Arc<EndpointRecord>>,
+    pub endpoints: OrdMap<(Word, Word), Arc<EndpointRecord>>,
 }
 
 impl Cluster {
     /// The other nodes' endpoints in that network, by ID, their nodes alive or not.
     pub fn in_network(&self, network: &str) -> impl Iterator<Item = &Arc<EndpointRecord>> {
-        let first = (network.to_owned(), String::new());
+        let first = (Word::from(network), Word::from(""));
         self.endpoints
             .range(first..)
-            .take_while(move |((name, _), _)| name == network)
+            .take_while(move |((name, _), _)| **name == *network)
             .map(|(_, record)| record)
     }
 

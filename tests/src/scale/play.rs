@@ -133,8 +133,7 @@ fn of_record(record: &EndpointRecord) -> Result<[TxnOp; 3]> {
         mac,
         ..
     } = record;
-    let claim =
-        |what: String| TxnOp::put(format!("{ROOT}/claims/{network}/{what}"), id.as_str(), None);
+    let claim = |what: String| TxnOp::put(format!("{ROOT}/claims/{network}/{what}"), &**id, None);
     Ok([
         put(&format!("endpoints/{id}"), record)?,
         claim(format!("ip/{ip}")),

@@ -64,16 +64,18 @@ impl World {
         let ip = Ipv4Addr::from_bits(last - number / networks);
         let container_id = format!("container-{number}");
         Ok(EndpointRecord {
-            id: endpoint_id(&container_id, "eth0"),
-            container_id,
-            name: Some(format!("service-{}", number % 100)),
-            ifname: "eth0".to_owned(),
-            network: network.name.clone(),
-            node: node(on).name,
+            id: endpoint_id(&container_id, "eth0").into(),
+            container_id: container_id.into(),
+            name: Some(format!("service-{}", number % 100).into()),
+            ifname: "eth0".into(),
+            network: network.name.as_str().into(),
+            node: node(on).name.into(),
             ip,
             mac: MacAddr::from_ipv4(ip.octets()),
-            namespace: "default".to_owned(),
-            labels: [("app".to_owned(), format!("app-{}", number % 100))].into(),
+            namespace: "default".into(),
+            labels: [("app", format!("app-{}", number % 100))]
+                .into_iter()
+                .collect(),
         })
     }
 
@@ -101,7 +103,7 @@ impl World {
 
     pub(super) fn fdb_key(&self, record: &EndpointRecord) -> Result<FdbKey> {
         let mut networks = self.networks.iter();
-        let network = networks.find(|network| network.name == record.network);
+        let network = networks.find(|network| *network.name == *record.network);
         let network = network.context("no such network")?;
         Ok(FdbKey::new(network.vni.get(), record.mac))
     }

@@ -21,7 +21,7 @@ fn nodes_see_each_others_networks_endpoints_and_selves() -> Result<()> {
         let second = b.attach("blue", "c2").await?;
         ensure!(first.ip != second.ip, "both have {}", first.ip);
         for (node, other) in [(&a, &second), (&b, &first)] {
-            let key = ("blue".to_owned(), other.id.clone());
+            let key = ("blue".into(), other.id.as_str().into());
             node.until("the other's endpoint", |it| {
                 let cluster = it.desired.cluster.as_ref();
                 cluster.is_some_and(|it| it.endpoints.contains_key(&key) && it.nodes.len() == 2)
@@ -65,7 +65,7 @@ fn a_daemon_goes_on_with_what_it_saw_while_etcd_is_away() -> Result<()> {
             .await?;
         b.attach("blue", "c2").await?;
         let mine = a.attach("blue", "c1").await?;
-        let theirs = ("blue".to_owned(), endpoint_id("c2"));
+        let theirs = ("blue".into(), endpoint_id("c2").into());
         a.until("the other's endpoint", |it| {
             it.desired
                 .cluster

@@ -25,7 +25,7 @@ async fn pair(site: &Site) -> Result<(Proxy, TestNode, TestNode)> {
 
 /// Waits until the node sees another's container, or does not.
 async fn sees(node: &TestNode, container: &str, there: bool) -> Result<()> {
-    let key = ("blue".to_owned(), endpoint_id(container));
+    let key = ("blue".into(), endpoint_id(container).into());
     node.until(&format!("{container}: {there}"), |it| {
         let cluster = it.desired.cluster.as_ref();
         cluster.is_some_and(|it| it.endpoints.contains_key(&key)) == there
@@ -118,7 +118,7 @@ fn what_an_old_backup_lacks_is_published_again() -> Result<()> {
         for (node, mine) in [(&a, &green), (&a, &blue), (&b, &theirs)] {
             let id = mine.id.clone();
             let other = if node.name == "a" { &b } else { &a };
-            let key = (mine.network.clone(), id.clone());
+            let key = (mine.network.as_str().into(), id.as_str().into());
             other
                 .until("it is published again", |it| {
                     let cluster = it.desired.cluster.as_ref();

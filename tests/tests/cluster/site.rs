@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use vxplane::{
-    model::{Endpoint, NetnsRef, Network, Node},
+    model::{Endpoint, Labels, NetnsRef, Network, Node},
     store::{
         Change, CommitError, Contents, Picture, Store,
         etcd::{Etcd, EtcdOptions},
@@ -204,7 +204,7 @@ fn plan_attach(contents: &Contents, network: &str, container: &str) -> Result<En
         return Ok(endpoint.clone());
     }
     let cluster = desired.cluster.as_ref().context("no cluster")?;
-    let others = cluster.in_network(network).filter(|other| other.id != id);
+    let others = cluster.in_network(network).filter(|other| *other.id != *id);
     let own = desired
         .endpoints
         .values()
@@ -232,7 +232,7 @@ pub(crate) fn endpoint(network: &str, container: &str, ip: Ipv4Addr) -> Endpoint
         ip,
         mac: MacAddr::from_ipv4(ip.octets()),
         namespace: "default".to_owned(),
-        labels: [].into(),
+        labels: Labels::default(),
         slot: 0,
     }
 }

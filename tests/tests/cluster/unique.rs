@@ -158,7 +158,11 @@ fn check_unique(contents: &Contents) -> Result<()> {
 
 fn check_told(contents: &Contents, told: &BTreeMap<String, Told>) -> Result<()> {
     let cluster = contents.desired.cluster.as_ref().context("no cluster")?;
-    let there: BTreeSet<_> = cluster.endpoints.values().map(|it| it.id.clone()).collect();
+    let there: BTreeSet<_> = cluster
+        .endpoints
+        .values()
+        .map(|it| it.id.to_string())
+        .collect();
     for (container, told) in told {
         let is_there = there.contains(&endpoint_id(container));
         ensure!(
@@ -193,8 +197,8 @@ fn check_claims(site: &Site, contents: &Contents) -> Result<()> {
         .values()
         .flat_map(|it| {
             let prefix = format!("/vxplane/v1/claims/{}", it.network);
-            let ip = (format!("{prefix}/ip/{}", it.ip), it.id.clone());
-            let mac = (format!("{prefix}/mac/{}", it.mac), it.id.clone());
+            let ip = (format!("{prefix}/ip/{}", it.ip), it.id.to_string());
+            let mac = (format!("{prefix}/mac/{}", it.mac), it.id.to_string());
             [ip, mac]
         })
         .collect();

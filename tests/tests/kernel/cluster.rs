@@ -38,13 +38,14 @@ fn in_cluster(wish: &Wish, nodes: &[&Host], others: &[(&Host, &Wish)]) -> Desire
     let mut cluster = Cluster::default();
     for host in nodes {
         let node = node(host);
-        cluster.nodes.insert(node.name.clone(), node);
+        cluster
+            .nodes
+            .insert(node.name.as_str().into(), Arc::new(node));
     }
     for (host, wish) in others {
         for endpoint in wish.0.endpoints.values() {
             let record = endpoint.record(host.netns().name());
-            let key = (record.network.clone(), record.id.clone());
-            cluster.endpoints.insert(key, Arc::new(record));
+            cluster.endpoints.insert(record.key(), Arc::new(record));
         }
     }
     Desired {

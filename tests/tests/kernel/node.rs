@@ -1,14 +1,10 @@
 //! A reconciler in the namespace of a host, and what to give it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use vxplane::{
-    model::{Desired, Endpoint, NetnsRef, Network, Peer, PeerNetworks},
+    model::{Desired, Endpoint, Labels, NetnsRef, Network, Peer, PeerNetworks},
     netlink,
     reconcile::{AttachMode, EndpointState, Options, Reconciler, Report, UnderlayChoice, XdpMode},
 };
@@ -91,7 +87,7 @@ impl Wish {
             ip,
             mac: MacAddr::from_ipv4(ip.octets()),
             namespace: "default".to_owned(),
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             slot: u32::from(last),
         };
         self.0.endpoints.insert(endpoint.id.clone(), endpoint);

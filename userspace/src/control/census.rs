@@ -8,7 +8,7 @@ use std::{
 
 use vxplane_common::types::MacAddr;
 
-use crate::model::{Cluster, Desired, Endpoint, EndpointRecord};
+use crate::model::{Cluster, Desired, Endpoint, EndpointRecord, Word};
 
 /// Somebody who has an address in a network.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,8 @@ impl fmt::Display for Occupant<'_> {
     /// that is another.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (id, name, node) = match self {
-            Self::Here(endpoint) => (&endpoint.id, &endpoint.name, None),
-            Self::There(record) => (&record.id, &record.name, Some(&record.node)),
+            Self::Here(endpoint) => (&*endpoint.id, endpoint.name.as_deref(), None),
+            Self::There(record) => (&*record.id, record.name.as_deref(), Some(&*record.node)),
         };
         f.write_str(id)?;
         if let Some(name) = name {
@@ -94,7 +94,7 @@ impl<'a> Tally<'a> {
         }
         let others = desired.cluster.iter();
         for record in others.flat_map(|cluster| cluster.endpoints.values()) {
-            let tally = tallies.entry(record.network.as_str()).or_default();
+            let tally = tallies.entry(&*record.network).or_default();
             tally.add(desired, record);
         }
         tallies
@@ -140,9 +140,10 @@ pub(super) fn alive(desired: &Desired, node: &str) -> bool {
 /// Another node's endpoint of that ID.
 pub(super) fn find_there<'a>(desired: &'a Desired, id: &str) -> Option<&'a EndpointRecord> {
     let Cluster { endpoints, .. } = desired.cluster.as_ref()?;
+    let id = Word::from(id);
     let mut networks = desired.networks.keys();
     networks.find_map(|network| {
-        let record = endpoints.get(&(network.clone(), id.to_owned()))?;
+        let record = endpoints.get(&(network.as_str().into(), Word::clone(&id)))?;
         Some(&**record)
     })
 }

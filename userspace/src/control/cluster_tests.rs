@@ -52,7 +52,7 @@ async fn what_one_host_makes_all_others_see() {
     let [ListedEndpoint::Other(other)] = &b.list_endpoints(&filter).await[..] else {
         panic!("one of node a");
     };
-    assert_eq!(other.record.id, there.endpoint.id);
+    assert_eq!(*other.record.id, *there.endpoint.id);
     assert!(other.alive);
 
     let [peer] = &b.peers()[..] else {

@@ -9,12 +9,13 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use imbl::OrdMap;
 use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 
 use super::{Control, Error, Host, Invalid, NetnsSource, NodeInfo, Reconcile};
 use crate::{
-    model::{Cluster, Desired, Endpoint, EndpointRecord, NetnsRef, Node},
+    model::{Cluster, Desired, Endpoint, EndpointRecord, NetnsRef, Node, Word},
     reconcile::{Counters, CountersError, DatapathStatus, EndpointState, Report, Underlay},
     store::{
         Change, CommitError, Contents, Health, Picture, Pictures, SharedHealth, Store, StoreError,
@@ -63,8 +64,8 @@ pub(crate) struct Site(Arc<Mutex<Shared>>);
 #[derive(Default)]
 struct Shared {
     desired: Desired,
-    records: BTreeMap<String, EndpointRecord>,
-    nodes: BTreeMap<String, Node>,
+    records: BTreeMap<Word, EndpointRecord>,
+    nodes: OrdMap<Word, Arc<Node>>,
     members: Vec<(String, Arc<Pictures>)>,
     away: bool,
 }
@@ -110,25 +111,25 @@ impl Shared {
         let seen = |id: &str| {
             let cluster = planned_on.cluster.as_ref().unwrap();
             let mut others = cluster.endpoints.values();
-            let other = others.find(|record| record.id == id);
+            let other = others.find(|record| *record.id == *id);
             let own = planned_on.endpoints.get(id).map(|own| own.record(node));
             other.map(|record| (**record).clone()).or(own)
         };
         let free = |record: &EndpointRecord| {
-            let dead = record.node == node || !self.nodes.contains_key(&record.node);
+            let dead = *record.node == *node || !self.nodes.contains_key(&record.node);
             dead && seen(&record.id).as_ref() == Some(record)
         };
         let held = |id: &str| self.records.get(id);
         changes.iter().all(|change| match change {
             Change::PutNetwork(_) => planned_on.networks == self.desired.networks,
-            Change::RemoveNetwork(name) => self.records.values().all(|r| r.network != *name),
+            Change::RemoveNetwork(name) => self.records.values().all(|r| *r.network != **name),
             Change::PutEndpoint(endpoint) => {
-                let mut others = self.records.values().filter(|r| r.id != endpoint.id);
+                let mut others = self.records.values().filter(|r| *r.id != *endpoint.id);
                 self.desired.networks.contains_key(&endpoint.network)
                     && held(&endpoint.id).is_none_or(free)
                     && others.all(|other| {
                         let differ = other.ip != endpoint.ip && other.mac != endpoint.mac;
-                        other.network != endpoint.network || differ
+                        *other.network != *endpoint.network || differ
                     })
             }
             Change::RemoveEndpoint(id) => held(id).is_none_or(free),
@@ -144,7 +145,7 @@ impl Shared {
                     self.records.insert(record.id.clone(), record);
                 }
                 Change::RemoveEndpoint(id) => {
-                    self.records.remove(id);
+                    self.records.remove(id.as_str());
                 }
                 Change::PutHint(_) | Change::RemoveHint(_) => {}
                 change => {
@@ -175,12 +176,14 @@ impl Shared {
                 desired.peers.clone_from(&self.desired.peers);
                 desired
                     .endpoints
-                    .retain(|id, _| self.records.get(id).is_some_and(|r| r.node == *name));
-                let others = self.records.values().filter(|record| record.node != *name);
-                let key = |record: &EndpointRecord| (record.network.clone(), record.id.clone());
+                    .retain(|id, _| self.records.get(&**id).is_some_and(|r| *r.node == **name));
+                let others = self
+                    .records
+                    .values()
+                    .filter(|record| *record.node != **name);
                 desired.cluster = Some(Cluster {
                     nodes: self.nodes.clone(),
-                    endpoints: others.map(|r| (key(r), Arc::new(r.clone()))).collect(),
+                    endpoints: others.map(|r| (r.key(), Arc::new(r.clone()))).collect(),
                 });
             });
             if name == node {
@@ -220,7 +223,9 @@ impl Store for Member {
 
     fn announce(&self, node: Node) {
         let mut shared = self.site.0.lock().unwrap();
-        shared.nodes.insert(node.name.clone(), node);
+        shared
+            .nodes
+            .insert(node.name.as_str().into(), Arc::new(node));
         shared.show(&self.node, &[]);
     }
 

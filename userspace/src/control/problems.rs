@@ -21,7 +21,8 @@ pub(super) fn of_cluster(
     let Some(cluster) = &desired.cluster else {
         return Vec::new();
     };
-    let others = || cluster.nodes.values().filter(|node| node.name != info.node);
+    let nodes = || cluster.nodes.values().map(AsRef::as_ref);
+    let others = || nodes().filter(|node: &&Node| node.name != info.node);
     let mut problems = Vec::new();
     let same_vtep = |node: &&Node| underlay.is_some_and(|underlay| underlay.vtep == node.vtep);
     if let Some((names, node)) = named(others().filter(same_vtep)) {
@@ -53,7 +54,7 @@ fn too_large(cluster: &Cluster, network: &Network, tally: &Tally<'_>) -> Option<
     let nodes = tally
         .nodes
         .iter()
-        .filter_map(|name| cluster.nodes.get(*name));
+        .filter_map(|name| cluster.nodes.get(*name).map(AsRef::as_ref));
     let small = nodes.filter(|node| node.mtu < mtu + OVERHEAD_IPV4);
     let smallest = small.clone().map(|node| node.mtu).min()?;
     let (names, _) = named(small)?;

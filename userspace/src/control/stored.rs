@@ -38,17 +38,17 @@ pub(crate) fn check_network(network: &Network) -> Result<(), Invalid> {
 /// Refuses an endpoint that no user could have made, whatever its network.
 pub(crate) fn check_endpoint(record: &EndpointRecord) -> Result<(), Invalid> {
     let spec = AttachSpec {
-        container_id: Some(record.container_id.clone()),
-        ifname: Some(record.ifname.clone()),
+        container_id: Some(record.container_id.to_string()),
+        ifname: Some(record.ifname.to_string()),
         mac: Some(record.mac),
-        ..AttachSpec::new(record.network.as_str(), NetnsSource::Pid(0))
+        ..AttachSpec::new(&*record.network, NetnsSource::Pid(0))
     };
     spec.check()?;
     let change = EndpointChange {
         container_id: None,
-        name: record.name.clone(),
-        namespace: Some(record.namespace.clone()),
-        labels: Some(record.labels.clone()),
+        name: record.name.as_deref().map(str::to_owned),
+        namespace: Some(record.namespace.to_string()),
+        labels: Some((&record.labels).into()),
     };
     change.check()
 }
@@ -88,16 +88,16 @@ mod tests {
 
     fn endpoint() -> EndpointRecord {
         EndpointRecord {
-            id: "0123456789ab".to_owned(),
-            container_id: "c1".to_owned(),
+            id: "0123456789ab".into(),
+            container_id: "c1".into(),
             name: None,
-            ifname: "eth0".to_owned(),
-            network: "blue".to_owned(),
-            node: "n1".to_owned(),
+            ifname: "eth0".into(),
+            network: "blue".into(),
+            node: "n1".into(),
             ip: Ipv4Addr::new(10, 50, 0, 2),
             mac: MacAddr::from_ipv4([10, 50, 0, 2]),
-            namespace: "default".to_owned(),
-            labels: [("app".to_owned(), "shop".to_owned())].into(),
+            namespace: "default".into(),
+            labels: [("app", "shop")].into_iter().collect(),
         }
     }
 
@@ -123,11 +123,11 @@ mod tests {
             assert!(check_network(&network).is_err(), "{network:?}");
         }
         let endpoints: [fn(&mut EndpointRecord); 5] = [
-            |it| it.ifname = "../x".to_owned(),
+            |it| it.ifname = "../x".into(),
             |it| it.mac = MacAddr([1, 0, 0, 0, 0, 0]),
-            |it| it.container_id = String::new(),
-            |it| it.namespace = " ".to_owned(),
-            |it| it.labels = [(String::new(), String::new())].into(),
+            |it| it.container_id = "".into(),
+            |it| it.namespace = " ".into(),
+            |it| it.labels = [("", "")].into_iter().collect(),
         ];
         for spoil in endpoints {
             let mut endpoint = endpoint();

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 
 use super::{fake::*, *};
 use crate::{
-    model::{Endpoint, NetnsRef},
+    model::{Endpoint, Labels, NetnsRef},
     store::{Change, Contents},
 };
 
@@ -291,7 +291,7 @@ fn sample() -> Endpoint {
         ip: Ipv4Addr::new(10, 50, 1, 40),
         mac: vxplane_common::types::MacAddr([2, 0, 0, 0, 0, 1]),
         namespace: "default".to_owned(),
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         slot: 0,
     }
 }

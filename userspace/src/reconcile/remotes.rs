@@ -18,10 +18,10 @@ use vxplane_common::{
 };
 
 use super::{Underlay, observe::Observed};
-use crate::model::{Cluster, Desired, EndpointRecord};
+use crate::model::{Cluster, Desired, EndpointRecord, Word};
 
 /// The endpoints of other nodes, as [`Cluster::endpoints`].
-type Records = OrdMap<(String, String), Arc<EndpointRecord>>;
+type Records = OrdMap<(Word, Word), Arc<EndpointRecord>>;
 
 /// The other nodes and their endpoints in the networks this host has part in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,8 +100,8 @@ impl Basis {
     /// `None` for what is not to be in the maps: another network, or a node that
     /// is not alive.
     fn entries(&self, record: &EndpointRecord) -> Option<Entries> {
-        let vni = *self.networks.get(&record.network)?;
-        let node = self.nodes.get(&record.node)?;
+        let vni = *self.networks.get(&*record.network)?;
+        let node = self.nodes.get(&*record.node)?;
         let outer = Outer::new(self.vtep, node.vtep, self.port, vni);
         let outer = if node.on_link { outer.on_link() } else { outer };
         let (mac, ifindex, vtep) = (record.mac, node.ifindex, node.vtep.octets());
@@ -162,7 +162,7 @@ impl Touched {
     }
 
     fn concerns(&self, record: &EndpointRecord) -> bool {
-        self.networks.contains(&record.network) || self.nodes.contains(&record.node)
+        self.networks.contains(&*record.network) || self.nodes.contains(&*record.node)
     }
 }
 

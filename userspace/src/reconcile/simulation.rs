@@ -30,7 +30,8 @@ use super::{
 use crate::{
     datapath::{Attached, Program, Takeover, TcMode},
     model::{
-        Cluster, Desired, Endpoint, EndpointRecord, NetnsRef, Network, Node, Peer, PeerNetworks,
+        Cluster, Desired, Endpoint, EndpointRecord, Labels, NetnsRef, Network, Node, Peer,
+        PeerNetworks, Word,
     },
     netlink::LinkChange,
 };
@@ -288,7 +289,7 @@ fn endpoint(number: u8, network: u8) -> Endpoint {
         ip,
         mac: MacAddr::from_ipv4(ip.octets()),
         namespace: "default".to_owned(),
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         slot: u32::from(number),
     }
 }
@@ -329,10 +330,10 @@ prop_compose! {
         let records = records.into_iter().map(|((network, number), (node, last))| {
             let last = if odd { last } else { number };
             let record = record(number, network, node, last);
-            ((record.network.clone(), record.id.clone()), Arc::new(record))
+            (record.key(), Arc::new(record))
         });
         Cluster {
-            nodes: nodes.map(|node| (node.name.clone(), node)).collect(),
+            nodes: nodes.map(|node| (Word::from(&*node.name), Arc::new(node))).collect(),
             endpoints: records.collect(),
         }
     }
@@ -620,7 +621,7 @@ fn assert_cluster(observed: &Observed, desired: &Desired, remotes: &Remotes, tab
     };
     let mut peers = BTreeSet::new();
     for record in cluster.endpoints.values() {
-        let network = desired.networks.get(&record.network);
+        let network = desired.networks.get(&*record.network);
         let vni = network.map(|network| network.vni.get());
         let node = cluster.nodes.get(&record.node);
         let node = node.filter(|node| node.vtep != underlay.vtep);

@@ -53,24 +53,16 @@ const IDENTITY: TableDefinition<'static, &'static str, &'static str> =
     TableDefinition::new("identity");
 
 /// What a host in a cluster notes besides its own endpoints.
-#[derive(Debug, Default)]
-pub(super) struct Notes {
-    /// Endpoints that may or may not be known to the cluster, by ID.
-    pub(super) unsettled: BTreeSet<String>,
-    /// The cluster's objects when they were seen last, by key.
-    pub(super) objects: Vec<(String, Vec<u8>)>,
-}
-
-/// One of them.
 #[derive(Clone, Debug)]
 pub(super) enum Note {
     /// A change of this endpoint is about to be made.
     Unsettled(String),
     /// It was made, or never will be.
     Settled(String),
-    /// An object as it is now, or that it is gone.
-    Object(String, Option<Vec<u8>>),
 }
+
+/// One of a cluster's objects by its key, as it is now, or that it is gone.
+pub(super) type SavedObject = (String, Option<Vec<u8>>);
 
 /// The state of one host, in a directory of its own.
 #[derive(Debug)]
@@ -134,9 +126,28 @@ impl StateFile {
             .await
     }
 
-    /// What is known of a cluster that this directory belongs to.
-    pub(super) async fn notes(&self) -> Result<Notes, StoreError> {
-        self.blocking(Opened::notes).await
+    /// The endpoints that may or may not be known to the cluster that this
+    /// directory belongs to, by ID.
+    pub(super) async fn unsettled(&self) -> Result<BTreeSet<String>, StoreError> {
+        self.blocking(Opened::unsettled).await
+    }
+
+    /// Puts the cluster's objects as they were seen last `into` something, one
+    /// after the other: there may be a lot of them.
+    pub(super) async fn objects<T: Send + 'static>(
+        &self,
+        into: T,
+        put: impl Fn(&mut T, String, Vec<u8>) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.blocking(|opened| opened.objects(into, put)).await
+    }
+
+    /// Makes all of `objects` durable, or none of them.
+    pub(super) async fn save_objects(
+        &self,
+        objects: impl Iterator<Item = Result<SavedObject, StoreError>> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.blocking(|opened| opened.save_objects(objects)).await
     }
 
     /// Has the directory belong to a cluster; returns this host's instance ID in
@@ -271,25 +282,53 @@ impl Opened {
         Ok(())
     }
 
-    fn notes(&self) -> Result<Notes, StoreError> {
+    fn unsettled(&self) -> Result<BTreeSet<String>, StoreError> {
         let read = self.begin_read()?;
-        let mut notes = Notes::default();
+        let mut unsettled = BTreeSet::new();
         let rows = read.open_table(UNSETTLED);
         let rows = rows.map_err(|error| self.failed(error))?;
         for row in rows.iter().map_err(|error| self.failed(error))? {
             let (id, ()) = row
                 .map(|(id, nothing)| (id.value().to_owned(), nothing.value()))
                 .map_err(|error| self.failed(error))?;
-            notes.unsettled.insert(id);
+            unsettled.insert(id);
         }
+        Ok(unsettled)
+    }
+
+    fn objects<T>(
+        &self,
+        mut into: T,
+        put: impl Fn(&mut T, String, Vec<u8>),
+    ) -> Result<T, StoreError> {
+        let read = self.begin_read()?;
         let rows = read.open_table(OBJECTS);
         let rows = rows.map_err(|error| self.failed(error))?;
         for row in rows.iter().map_err(|error| self.failed(error))? {
             let (key, value) = row.map_err(|error| self.failed(error))?;
-            let object = (key.value().to_owned(), value.value().to_vec());
-            notes.objects.push(object);
+            put(&mut into, key.value().to_owned(), value.value().to_vec());
         }
-        Ok(notes)
+        Ok(into)
+    }
+
+    fn save_objects(
+        &self,
+        objects: impl Iterator<Item = Result<SavedObject, StoreError>>,
+    ) -> Result<(), StoreError> {
+        let write = self.begin_write()?;
+        {
+            let rows = write.open_table(OBJECTS);
+            let mut rows = rows.map_err(|error| self.failed(error))?;
+            for object in objects {
+                let (key, value) = object?;
+                match value {
+                    Some(value) => rows.insert(key.as_str(), value.as_slice()).map(drop),
+                    None => rows.remove(key.as_str()).map(drop),
+                }
+                .map_err(|error| self.failed(error))?;
+            }
+        }
+        write.commit().map_err(|error| self.failed(error))
     }
 
     fn identity(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -349,21 +388,11 @@ impl Opened {
     }
 
     fn write_note(&self, write: &WriteTransaction, note: &Note) -> Result<(), StoreError> {
-        if let Note::Object(key, value) = note {
-            let rows = write.open_table(OBJECTS);
-            let mut rows = rows.map_err(|error| self.failed(error))?;
-            let done = match value {
-                Some(value) => rows.insert(key.as_str(), value.as_slice()).map(drop),
-                None => rows.remove(key.as_str()).map(drop),
-            };
-            return done.map_err(|error| self.failed(error));
-        }
         let rows = write.open_table(UNSETTLED);
         let mut rows = rows.map_err(|error| self.failed(error))?;
         let done = match note {
             Note::Unsettled(id) => rows.insert(id.as_str(), ()).map(drop),
             Note::Settled(id) => rows.remove(id.as_str()).map(drop),
-            Note::Object(..) => Ok(()),
         };
         done.map_err(|error| self.failed(error))
     }
@@ -580,7 +609,7 @@ fn failed(path: &Path, error: impl Into<redb::Error>) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
     use tempfile::TempDir;
@@ -614,7 +643,7 @@ mod tests {
             ip: Ipv4Addr::new(10, 50, 0, 2),
             mac: MacAddr::from_ipv4([10, 50, 0, 2]),
             namespace: "default".to_owned(),
-            labels: BTreeMap::from([("app".to_owned(), "shop \u{1f6d2}".to_owned())]),
+            labels: [("app", "shop \u{1f6d2}")].into_iter().collect(),
             slot: 4,
         };
         let hint = Hint {

@@ -89,7 +89,7 @@ fn made(
         ip,
         mac,
         namespace: namespace.to_owned(),
-        labels: spec.labels.clone().unwrap_or_default(),
+        labels: spec.labels.clone().unwrap_or_default().into(),
         slot: free_slot(&basis.desired().endpoints)?,
     })
 }
@@ -103,26 +103,14 @@ fn moved(
 ) -> Result<Endpoint, Error> {
     if census::alive(basis.desired(), &record.node) {
         return Err(Conflict::EndpointElsewhere {
-            endpoint: record.id.clone(),
+            endpoint: record.id.to_string(),
             what: format!("`{}` of container {}", record.ifname, record.container_id),
-            node: record.node.clone(),
+            node: record.node.to_string(),
         }
         .into());
     }
     check_same(&Occupant::There(record), spec)?;
-    let endpoint = Endpoint {
-        id: record.id.clone(),
-        container_id: record.container_id.clone(),
-        name: record.name.clone(),
-        ifname: record.ifname.clone(),
-        network: record.network.clone(),
-        netns,
-        ip: record.ip,
-        mac: record.mac,
-        namespace: record.namespace.clone(),
-        labels: record.labels.clone(),
-        slot: free_slot(&basis.desired().endpoints)?,
-    };
+    let endpoint = record.endpoint(netns, free_slot(&basis.desired().endpoints)?);
     Ok(changed(&endpoint, spec.changes()))
 }
 
@@ -191,7 +179,7 @@ fn find_own<'a>(basis: Basis<'a>, id: &str) -> Result<&'a Endpoint, Error> {
     let Some(record) = census::find_there(desired, id) else {
         return Err(NotFound::Endpoint(id.to_owned()).into());
     };
-    let (endpoint, node) = (record.id.clone(), record.node.clone());
+    let (endpoint, node) = (record.id.to_string(), record.node.to_string());
     Err(if census::alive(desired, &record.node) {
         let what = "it".to_owned();
         Conflict::EndpointElsewhere {
@@ -207,16 +195,19 @@ fn find_own<'a>(basis: Basis<'a>, id: &str) -> Result<&'a Endpoint, Error> {
 
 /// Refuses to take an endpoint that exists for another network or address.
 fn check_same(existing: &Occupant<'_>, spec: &AttachSpec) -> Result<(), Conflict> {
-    fn differs<T: PartialEq + Display>(has: &T, asked: Option<&T>) -> Option<(String, String)> {
+    fn differs<T: PartialEq + Display + ?Sized>(
+        has: &T,
+        asked: Option<&T>,
+    ) -> Option<(String, String)> {
         let asked = asked.filter(|asked| *asked != has)?;
         Some((has.to_string(), asked.to_string()))
     }
     let (network, ip, mac, container, ifname) = match existing {
-        Occupant::Here(e) => (&e.network, &e.ip, &e.mac, &e.container_id, &e.ifname),
-        Occupant::There(e) => (&e.network, &e.ip, &e.mac, &e.container_id, &e.ifname),
+        Occupant::Here(e) => (&*e.network, &e.ip, &e.mac, &*e.container_id, &*e.ifname),
+        Occupant::There(e) => (&*e.network, &e.ip, &e.mac, &*e.container_id, &*e.ifname),
     };
     let difference = [
-        ("network", differs(network, Some(&spec.network))),
+        ("network", differs(network, Some(spec.network.as_str()))),
         ("address", differs(ip, spec.ip.as_ref())),
         ("MAC address", differs(mac, spec.mac.as_ref())),
     ];
@@ -312,7 +303,7 @@ fn changed(existing: &Endpoint, change: EndpointChange) -> Endpoint {
         endpoint.namespace = namespace;
     }
     if let Some(labels) = change.labels {
-        endpoint.labels = labels;
+        endpoint.labels = labels.into();
     }
     endpoint
 }

@@ -19,12 +19,11 @@ pub(crate) fn remove_node(basis: Basis<'_>, name: &str) -> Result<Plan<bool>, Er
     let endpoints = cluster
         .iter()
         .flat_map(|cluster| cluster.endpoints.values());
-    let mut its = endpoints.filter(|record| record.node == name);
-    let remove = |record: &_| Change::RemoveEndpoint(String::clone(record));
+    let mut its = endpoints.filter(|record| *record.node == *name);
     let changes: Vec<_> = its
         .by_ref()
         .take(AT_ONCE)
-        .map(|record| remove(&record.id))
+        .map(|record| Change::RemoveEndpoint(record.id.to_string()))
         .collect();
     if changes.is_empty() {
         return Err(NotFound::Node(name.to_owned()).into());

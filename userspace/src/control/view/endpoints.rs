@@ -155,7 +155,7 @@ impl Control {
         }
         let missing = || NotFound::Endpoint(id.clone());
         let record = census::find_there(desired, &id).ok_or_else(missing)?;
-        let network = desired.networks.get(&record.network).ok_or_else(missing)?;
+        let network = desired.networks.get(&*record.network).ok_or_else(missing)?;
         let tally = Tally::of(desired, &network.name);
         let mtu = self.overlay_mtu(desired, network, &tally);
         let view = other_endpoint(desired, record, network, mtu);
@@ -247,17 +247,17 @@ fn find_endpoint(desired: &Desired, text: &str) -> Result<String, Error> {
     }
     let own = || {
         let endpoints = desired.endpoints.values();
-        endpoints.map(|e| (&e.id, e.name.as_deref(), &e.container_id))
+        endpoints.map(|e| (&*e.id, e.name.as_deref(), &*e.container_id))
     };
     let others = || {
         let cluster = desired.cluster.iter();
         let records = cluster.flat_map(|cluster| cluster.endpoints.values());
-        records.map(|r| (&r.id, r.name.as_deref(), &r.container_id))
+        records.map(|r| (&*r.id, r.name.as_deref(), &*r.container_id))
     };
-    let exact = |(_, name, container): &(&String, Option<&str>, &String)| {
+    let exact = |(_, name, container): &(&str, Option<&str>, &str)| {
         *name == Some(text) || *container == text
     };
-    let begins = |(id, _, container): &(&String, Option<&str>, &String)| {
+    let begins = |(id, _, container): &(&str, Option<&str>, &str)| {
         !text.is_empty() && (id.starts_with(text) || container.starts_with(text))
     };
     let mut found: BTreeSet<_> = own().filter(exact).map(|(id, ..)| id).collect();
@@ -270,10 +270,10 @@ fn find_endpoint(desired: &Desired, text: &str) -> Result<String, Error> {
     }
     match found.len() {
         0 => Err(NotFound::Endpoint(text.to_owned()).into()),
-        1 => Ok(found.into_iter().cloned().collect()),
+        1 => Ok(found.into_iter().collect()),
         number => Err(Conflict::Ambiguous {
             text: text.to_owned(),
-            endpoints: found.into_iter().take(NAMED).cloned().collect(),
+            endpoints: found.into_iter().take(NAMED).map(str::to_owned).collect(),
             more: number.saturating_sub(NAMED),
         }
         .into()),

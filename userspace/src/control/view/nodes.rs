@@ -37,7 +37,7 @@ impl Control {
         for node in cluster.clone().flat_map(|cluster| cluster.nodes.values()) {
             if node.name != own {
                 let view = nodes.entry(&node.name).or_insert_with(|| down(&node.name));
-                view.node = Some(node.clone());
+                view.node = Some((**node).clone());
             }
         }
         let count = |view: &mut NodeView, network: &str| {
@@ -47,7 +47,7 @@ impl Control {
             }
         };
         for record in cluster.flat_map(|cluster| cluster.endpoints.values()) {
-            let node = record.node.as_str();
+            let node = &*record.node;
             let view = nodes.entry(node).or_insert_with(|| down(node));
             count(view, &record.network);
         }

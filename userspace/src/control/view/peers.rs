@@ -62,10 +62,7 @@ fn node_peers(desired: &Desired) -> Vec<PeerView> {
     let mut shared = BTreeMap::<_, BTreeSet<&str>>::new();
     for network in here {
         for record in census::there(desired, network) {
-            shared
-                .entry(record.node.as_str())
-                .or_default()
-                .insert(network);
+            shared.entry(&*record.node).or_default().insert(network);
         }
     }
     let view = |(name, networks): (&str, BTreeSet<&str>)| {

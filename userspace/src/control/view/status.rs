@@ -71,7 +71,7 @@ impl Control {
         let own = self.inner.info.node.as_str();
         let cluster = desired.cluster.as_ref();
         let other_nodes =
-            |cluster: &Cluster| cluster.nodes.keys().filter(|name| *name != own).count();
+            |cluster: &Cluster| cluster.nodes.keys().filter(|name| ***name != *own).count();
         let ready = |state: &&EndpointState| matches!(state, EndpointState::Ready { .. });
         StatusView {
             info: self.inner.info.clone(),

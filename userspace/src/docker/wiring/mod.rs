@@ -132,7 +132,7 @@ impl Wiring {
     pub fn wired_keys(&self) -> Vec<String> {
         let endpoints = self.control.endpoints().into_iter();
         endpoints
-            .filter_map(|view| view.endpoint.labels.get(labels::PAIR).cloned())
+            .filter_map(|view| view.endpoint.labels.get(labels::PAIR).map(str::to_owned))
             .collect()
     }
 

@@ -201,7 +201,7 @@ impl Wiring {
         labels.insert(labels::PAIR.to_owned(), pair.key.clone());
         if let Some(view) = self.endpoint_of(&pair.key) {
             let endpoint = &view.endpoint;
-            let same = endpoint.name == place.name && endpoint.labels == labels;
+            let same = endpoint.name == place.name && endpoint.labels == labels.clone().into();
             // Attaching again would have the whole host compared again.
             if same && is_wired(&view, &netns).await {
                 return Ok(view);

@@ -270,12 +270,16 @@ impl Connection {
         }
     }
 
-    /// Everything below `objects/`, as it was at one revision.
-    pub(super) async fn objects(&self, keys: &Keys) -> Result<(i64, Vec<Update>), Fault> {
+    /// Everything below `objects/`, as it was at one revision, which is returned.
+    /// There may be a lot of it, so `taken` gets it in pages.
+    pub(super) async fn objects(
+        &self,
+        keys: &Keys,
+        mut taken: impl FnMut(Vec<Update>),
+    ) -> Result<i64, Fault> {
         let end = range_end(&keys.objects());
         let mut from = keys.objects().into_bytes();
         let mut revision = 0;
-        let mut found = Vec::new();
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
             let options = match revision {
@@ -289,6 +293,7 @@ impl Connection {
                 revision = page.header().map_or(0, ResponseHeader::revision);
             }
             let more = page.more();
+            let mut found = Vec::new();
             for kv in page.take_kvs() {
                 from = kv.key().to_vec();
                 let stored = Stored {
@@ -298,8 +303,9 @@ impl Connection {
                 };
                 found.extend(update(keys, kv.key(), Some(stored)));
             }
+            taken(found);
             if !more {
-                return Ok((revision, found));
+                return Ok(revision);
             }
             // The next key there can be.
             from.push(0);

@@ -102,7 +102,7 @@ impl<'a> Guard<'a> {
     }
 
     fn put_network(&mut self, network: &Network) -> Result<(), StoreError> {
-        let key = ObjectKey::Network(network.name.clone());
+        let key = ObjectKey::Network(network.name.as_str().into());
         if self.expect(&key)? == 0 {
             // Neither its VNI nor its subnet was taken meanwhile.
             let all = Condition::NoneAfter(self.keys.networks(), self.mirror.revision());
@@ -113,7 +113,7 @@ impl<'a> Guard<'a> {
     }
 
     fn remove_network(&mut self, name: &str) -> Result<(), StoreError> {
-        let key = ObjectKey::Network(name.to_owned());
+        let key = ObjectKey::Network(name.into());
         self.expect(&key)?;
         let claims = Condition::Empty(self.keys.claims(name));
         self.guarded.conditions.insert(claims);
@@ -149,7 +149,7 @@ impl<'a> Guard<'a> {
         for claim in claims.difference(&had) {
             let free = Condition::Version(claim.clone(), 0);
             self.guarded.conditions.insert(free);
-            let claim = Step::Put(claim.clone(), record.id.clone().into_bytes());
+            let claim = Step::Put(claim.clone(), record.id.as_bytes().to_vec());
             self.guarded.steps.push(claim);
         }
         let freed = had.difference(&claims).cloned().map(Step::Delete);
@@ -159,7 +159,7 @@ impl<'a> Guard<'a> {
     }
 
     fn remove_endpoint(&mut self, id: &str) -> Result<(), StoreError> {
-        let key = ObjectKey::Endpoint(id.to_owned());
+        let key = ObjectKey::Endpoint(id.into());
         let Some(before) = self.mirror.endpoint(id).cloned() else {
             return Ok(());
         };
@@ -176,7 +176,7 @@ impl<'a> Guard<'a> {
         self.expect(&key)?;
         if let PeerNetworks::Only(names) = &peer.networks {
             for name in names {
-                self.expect(&ObjectKey::Network(name.clone()))?;
+                self.expect(&ObjectKey::Network(name.as_str().into()))?;
             }
         }
         self.put(&key, encode(peer)?);
@@ -186,7 +186,7 @@ impl<'a> Guard<'a> {
     /// Only a node that is not alive can have its endpoints taken away.
     fn expect_gone(&mut self, node: &str) {
         if node != self.node {
-            let key = self.keys.object(&ObjectKey::Node(node.to_owned()));
+            let key = self.keys.object(&ObjectKey::Node(node.into()));
             self.guarded.conditions.insert(Condition::Version(key, 0));
         }
     }
@@ -233,7 +233,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::NetnsRef,
+        model::{Labels, NetnsRef},
         store::etcd::mirror::{Stored, Update},
     };
 
@@ -262,7 +262,7 @@ mod tests {
             ip: Ipv4Addr::new(10, 50, 0, 2),
             mac: MacAddr::from_ipv4([10, 50, 0, 2]),
             namespace: "default".to_owned(),
-            labels: [].into(),
+            labels: Labels::default(),
             slot: 0,
         }
     }
@@ -283,7 +283,8 @@ mod tests {
             all.push(object("endpoints/0123456789ab", record, 5));
         }
         let mut mirror = Mirror::new("me");
-        mirror.replace(9, all);
+        mirror.read(&Mirror::default(), all);
+        mirror.judge(9);
         mirror
     }
 

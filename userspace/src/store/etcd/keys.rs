@@ -14,6 +14,8 @@ use std::{fmt, net::Ipv4Addr};
 
 use vxplane_common::types::MacAddr;
 
+use crate::model::Word;
+
 /// The longest key that is looked at, in bytes after the prefix.
 const KEY_MAX: usize = 400;
 
@@ -27,13 +29,13 @@ pub(super) struct Keys {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum ObjectKey {
     /// A network, by name.
-    Network(String),
+    Network(Word),
     /// An endpoint, by ID.
-    Endpoint(String),
+    Endpoint(Word),
     /// A foreign VTEP, by address.
     Peer(Ipv4Addr),
     /// A node, by name.
-    Node(String),
+    Node(Word),
 }
 
 impl fmt::Display for ObjectKey {
@@ -54,13 +56,12 @@ impl ObjectKey {
         if name.is_empty() || name.contains('/') || text.len() > KEY_MAX {
             return None;
         }
-        let name = name.to_owned();
         match kind {
-            "networks" => Some(Self::Network(name)),
-            "endpoints" => Some(Self::Endpoint(name)),
+            "networks" => Some(Self::Network(name.into())),
+            "endpoints" => Some(Self::Endpoint(name.into())),
             // An address has one spelling only, so the key has as well.
             "peers" => Some(Self::Peer(name.parse().ok()?)),
-            "nodes" => Some(Self::Node(name)),
+            "nodes" => Some(Self::Node(name.into())),
             _ => None,
         }
     }
@@ -138,10 +139,10 @@ mod tests {
     fn keys_are_read_as_they_are_written() {
         let keys = Keys::new("/vxplane");
         for object in [
-            ObjectKey::Network("blue".to_owned()),
-            ObjectKey::Endpoint("0123456789ab".to_owned()),
+            ObjectKey::Network("blue".into()),
+            ObjectKey::Endpoint("0123456789ab".into()),
             ObjectKey::Peer(Ipv4Addr::new(192, 0, 2, 1)),
-            ObjectKey::Node("host-1.example".to_owned()),
+            ObjectKey::Node("host-1.example".into()),
         ] {
             let key = keys.object(&object);
             let part = keys.object_part(key.as_bytes()).unwrap();

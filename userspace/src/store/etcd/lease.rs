@@ -65,7 +65,7 @@ async fn wait(
     until: Instant,
 ) {
     let changed = announced.wait_for(|announced| announced.as_ref() != Some(node));
-    let key = ObjectKey::Node(inner.node.clone());
+    let key = ObjectKey::Node(inner.node.as_str().into());
     let registered = inner.registered.lock().await.clone();
     let version = registered.map(|registered| registered.version);
     let gone = seen.wait_for(|seen| {
@@ -111,7 +111,7 @@ async fn is_in_place(inner: &Arc<Inner>, lease: i64, node: &Node) -> bool {
     let Some(registered) = registered else {
         return false;
     };
-    let key = ObjectKey::Node(node.name.clone());
+    let key = ObjectKey::Node(node.name.as_str().into());
     let version = inner.state().mirror.version(&key);
     registered.lease == lease && registered.node == *node && version == Some(registered.version)
 }
@@ -123,7 +123,7 @@ async fn put(
     lease: i64,
     node: &Node,
 ) -> Result<bool, Fault> {
-    let key = ObjectKey::Node(node.name.clone());
+    let key = ObjectKey::Node(node.name.as_str().into());
     let version = {
         let state = inner.state();
         let other = state.mirror.node(&node.name);

@@ -111,12 +111,12 @@ async fn read(
     keys: &Keys,
     node: &str,
 ) -> Result<Mirror, StoreError> {
-    let (revision, objects) = connection
-        .objects(keys)
+    let (before, mut mirror) = (Mirror::default(), Mirror::new(node));
+    let revision = connection
+        .objects(keys, |page| mirror.read(&before, page))
         .await
         .map_err(|fault| options.fault(fault))?;
-    let mut mirror = Mirror::new(node);
-    mirror.replace(revision, objects);
+    mirror.judge(revision);
     Ok(mirror)
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     control::stored::check_place,
-    model::{Cluster, EndpointRecord, Network, Node, Peer},
+    model::{Cluster, EndpointRecord, Network, Node, Peer, Word, Words},
 };
 
 /// Unusable objects that are remembered by key; more are only counted.
@@ -53,7 +53,7 @@ pub(super) struct View {
     /// By address.
     pub(super) peers: BTreeMap<Ipv4Addr, Peer>,
     /// The endpoints of this node, by ID.
-    pub(super) own: BTreeMap<String, Arc<EndpointRecord>>,
+    pub(super) own: BTreeMap<Word, Arc<EndpointRecord>>,
     /// The nodes, and the endpoints of all other nodes.
     pub(super) cluster: Cluster,
 }
@@ -72,13 +72,14 @@ pub(super) struct Mirror {
     node: String,
     /// Everything up to here is in it.
     revision: i64,
-    networks: BTreeMap<String, Held<Network>>,
-    endpoints: HashMap<String, Held<Arc<EndpointRecord>>>,
+    networks: BTreeMap<String, Held<Arc<Network>>>,
+    endpoints: HashMap<Word, Held<Arc<EndpointRecord>>>,
     peers: BTreeMap<Ipv4Addr, i64>,
-    nodes: BTreeMap<String, i64>,
+    nodes: BTreeMap<Word, i64>,
     view: View,
-    ips: HashMap<(String, Ipv4Addr), String>,
-    macs: HashMap<(String, MacAddr), String>,
+    ips: HashMap<(Word, Ipv4Addr), Word>,
+    macs: HashMap<(Word, MacAddr), Word>,
+    words: Words,
     /// Objects that hold up by themselves but not with the others, and why.
     contested: BTreeMap<ObjectKey, String>,
     /// Objects that mean nothing, by their key as text, and why.
@@ -112,7 +113,7 @@ impl Mirror {
             return None;
         }
         let version = match key {
-            ObjectKey::Network(name) => self.networks.get(name).map(|held| held.modified),
+            ObjectKey::Network(name) => self.networks.get(&**name).map(|held| held.modified),
             ObjectKey::Endpoint(id) => self.endpoints.get(id).map(|held| held.modified),
             ObjectKey::Peer(ip) => self.peers.get(ip).copied(),
             ObjectKey::Node(name) => self.nodes.get(name).copied(),
@@ -129,38 +130,62 @@ impl Mirror {
         (contested.chain(unusable), self.uncounted)
     }
 
-    /// Forgets everything and holds what was found at `revision`.
-    pub(super) fn replace(&mut self, revision: i64, found: impl IntoIterator<Item = Update>) {
-        *self = Self::new(&self.node);
-        self.take(found);
+    /// Holds some of what a full read finds. None of it is believed until
+    /// [`Self::judge`]; what is as it is in `before` shares its memory.
+    pub(super) fn read(&mut self, before: &Self, found: impl IntoIterator<Item = Update>) {
+        for update in found {
+            let Some(ObjectKey::Endpoint(id)) = self.take(update) else {
+                continue;
+            };
+            if let (Some(held), Some(known)) =
+                (self.endpoints.get_mut(&id), before.endpoints.get(&id))
+                && held.value == known.value
+            {
+                held.value = Arc::clone(&known.value);
+            }
+        }
+    }
+
+    /// Believes what was read, which is everything up to `revision`.
+    pub(super) fn judge(&mut self, revision: i64) {
         self.revision = revision;
         self.judge_all();
     }
 
-    /// Follows what happened up to `revision`.
-    pub(super) fn follow(&mut self, revision: i64, updates: impl IntoIterator<Item = Update>) {
-        let (networks, endpoints) = self.take(updates);
+    /// Follows what happened up to `revision`, and says to which objects.
+    pub(super) fn follow(
+        &mut self,
+        revision: i64,
+        updates: impl IntoIterator<Item = Update>,
+    ) -> BTreeSet<ObjectKey> {
+        let updates = updates.into_iter();
+        let touched: BTreeSet<_> = updates.filter_map(|update| self.take(update)).collect();
         self.revision = self.revision.max(revision);
-        if networks {
+        if touched
+            .iter()
+            .any(|key| matches!(key, ObjectKey::Network(_)))
+        {
             self.judge_all();
-            return;
+            return touched;
         }
-        let mut waiting = endpoints;
-        for key in self.contested.keys() {
-            if let ObjectKey::Endpoint(id) = key {
-                waiting.insert(id.clone());
-            }
-        }
+        let waiting = touched.iter().chain(self.contested.keys());
+        let mut waiting: BTreeSet<Word> = waiting
+            .filter_map(|key| match key {
+                ObjectKey::Endpoint(id) => Some(id.clone()),
+                _ => None,
+            })
+            .collect();
         let rivals: Vec<_> = waiting.iter().flat_map(|id| self.rivals(id)).collect();
         for id in rivals {
             self.withdraw(&id);
             waiting.insert(id);
         }
         self.judge_endpoints(&waiting);
+        touched
     }
 
     /// Those that are believed to have what this endpoint says it has.
-    fn rivals(&self, id: &str) -> Vec<String> {
+    fn rivals(&self, id: &str) -> Vec<Word> {
         let Some(held) = self.endpoints.get(id) else {
             return Vec::new();
         };
@@ -170,34 +195,25 @@ impl Mirror {
         ip.into_iter().chain(mac).cloned().collect()
     }
 
-    /// Takes over what is written; whether networks are concerned, and which
-    /// endpoints.
-    fn take(&mut self, updates: impl IntoIterator<Item = Update>) -> (bool, BTreeSet<String>) {
-        let mut networks = false;
-        let mut endpoints = BTreeSet::new();
-        for update in updates {
-            let text = String::from_utf8_lossy(&update.key).into_owned();
-            self.unusable.remove(&text);
-            let Some(key) = ObjectKey::parse(&text) else {
-                if update.value.is_some() {
-                    self.note_unusable(text, "no object has such a key".to_owned());
-                }
-                continue;
-            };
-            match &key {
-                ObjectKey::Network(_) => networks = true,
-                ObjectKey::Endpoint(id) => drop(endpoints.insert(id.clone())),
-                ObjectKey::Peer(_) | ObjectKey::Node(_) => {}
+    /// Takes over what is written, without a judgement on endpoints and networks;
+    /// returns the key, if it is one.
+    fn take(&mut self, update: Update) -> Option<ObjectKey> {
+        let text = String::from_utf8_lossy(&update.key).into_owned();
+        self.unusable.remove(&text);
+        let Some(key) = ObjectKey::parse(&text) else {
+            if update.value.is_some() {
+                self.note_unusable(text, "no object has such a key".to_owned());
             }
-            self.forget(&key);
-            if let Some(stored) = update.value {
-                match decode(&key, &stored.value) {
-                    Ok(record) => self.hold(record, &stored),
-                    Err(reason) => self.note_unusable(text, reason),
-                }
+            return None;
+        };
+        self.forget(&key);
+        if let Some(stored) = update.value {
+            match decode(&key, &stored.value) {
+                Ok(record) => self.hold(record, &stored),
+                Err(reason) => self.note_unusable(text, reason),
             }
         }
-        (networks, endpoints)
+        Some(key)
     }
 
     fn note_unusable(&mut self, key: String, reason: String) {
@@ -210,7 +226,7 @@ impl Mirror {
 
     fn forget(&mut self, key: &ObjectKey) {
         match key {
-            ObjectKey::Network(name) => drop(self.networks.remove(name)),
+            ObjectKey::Network(name) => drop(self.networks.remove(&**name)),
             ObjectKey::Endpoint(id) => {
                 self.withdraw(id);
                 self.endpoints.remove(id);
@@ -240,7 +256,9 @@ impl Mirror {
                 };
                 self.networks.insert(held.value.name.clone(), held);
             }
-            Record::Endpoint(value) => {
+            Record::Endpoint(mut value) => {
+                // Nobody else has it yet, so nothing is copied.
+                self.share(Arc::make_mut(&mut value));
                 let held = Held {
                     value,
                     created,
@@ -250,13 +268,28 @@ impl Mirror {
             }
             Record::Peer(peer) => {
                 self.peers.insert(peer.ip, modified);
-                self.view.peers.insert(peer.ip, peer);
+                self.view.peers.insert(peer.ip, (*peer).clone());
             }
             Record::Node(node) => {
-                self.nodes.insert(node.name.clone(), modified);
-                self.view.cluster.nodes.insert(node.name.clone(), node);
+                let name = Word::from(node.name.as_str());
+                self.nodes.insert(name.clone(), modified);
+                self.view.cluster.nodes.insert(name, node);
             }
         }
+    }
+
+    /// Has `record` share what it has in common with others. The rest is its own.
+    fn share(&mut self, record: &mut EndpointRecord) {
+        let words = &mut self.words;
+        for word in [
+            &mut record.ifname,
+            &mut record.network,
+            &mut record.node,
+            &mut record.namespace,
+        ] {
+            words.share(word);
+        }
+        words.share_labels(&mut record.labels);
     }
 
     fn judge_all(&mut self) {
@@ -284,10 +317,10 @@ impl Mirror {
                     "VNI {} or subnet {} is that of network {}",
                     network.vni, network.subnet, other.name
                 );
-                let key = ObjectKey::Network(network.name.clone());
+                let key = ObjectKey::Network(network.name.as_str().into());
                 self.contested.insert(key, reason);
             } else {
-                believed.insert(network.name.clone(), network.clone());
+                believed.insert(network.name.clone(), (**network).clone());
             }
         }
         self.view.networks = believed;
@@ -295,13 +328,13 @@ impl Mirror {
 
     /// Believes those of the endpoints that fit what is believed already, the
     /// one made first before others.
-    fn judge_endpoints(&mut self, ids: &BTreeSet<String>) {
+    fn judge_endpoints(&mut self, ids: &BTreeSet<Word>) {
         let mut held: Vec<_> = ids
             .iter()
             .filter_map(|id| self.endpoints.get(id).map(|held| (held.created, id)))
             .collect();
         held.sort();
-        let held: Vec<String> = held.into_iter().map(|(_, id)| id.clone()).collect();
+        let held: Vec<Word> = held.into_iter().map(|(_, id)| id.clone()).collect();
         for id in held {
             let key = ObjectKey::Endpoint(id.clone());
             self.contested.remove(&key);
@@ -316,13 +349,13 @@ impl Mirror {
     }
 
     fn contradiction(&self, record: &EndpointRecord) -> Option<String> {
-        let Some(network) = self.view.networks.get(&record.network) else {
+        let Some(network) = self.view.networks.get(&*record.network) else {
             return Some(format!("there is no network {}", record.network));
         };
         if let Err(error) = check_place(record, network) {
             return Some(error.to_string());
         }
-        let in_network = |id: &String| *id != record.id;
+        let in_network = |id: &Word| *id != record.id;
         let ip = (record.network.clone(), record.ip);
         if let Some(other) = self.ips.get(&ip).filter(|id| in_network(id)) {
             return Some(format!("{} is that of endpoint {other}", record.ip));
@@ -336,13 +369,11 @@ impl Mirror {
         let network = record.network.clone();
         self.ips
             .insert((network.clone(), record.ip), record.id.clone());
-        self.macs
-            .insert((network.clone(), record.mac), record.id.clone());
-        if record.node == self.node {
+        self.macs.insert((network, record.mac), record.id.clone());
+        if *record.node == *self.node {
             self.view.own.insert(record.id.clone(), record);
         } else {
-            let key = (network, record.id.clone());
-            self.view.cluster.endpoints.insert(key, record);
+            self.view.cluster.endpoints.insert(record.key(), record);
         }
     }
 
@@ -353,21 +384,20 @@ impl Mirror {
         };
         let record = Arc::clone(&held.value);
         let ip = (record.network.clone(), record.ip);
-        if self.ips.get(&ip).is_some_and(|it| it == id) {
+        if self.ips.get(&ip).is_some_and(|it| **it == *id) {
             self.ips.remove(&ip);
         }
         let mac = (record.network.clone(), record.mac);
-        if self.macs.get(&mac).is_some_and(|it| it == id) {
+        if self.macs.get(&mac).is_some_and(|it| **it == *id) {
             self.macs.remove(&mac);
         }
         self.view.own.remove(id);
-        let key = (record.network.clone(), record.id.clone());
-        self.view.cluster.endpoints.remove(&key);
+        self.view.cluster.endpoints.remove(&record.key());
     }
 
     /// The node of that name, as it is believed.
     pub(super) fn node(&self, name: &str) -> Option<&Node> {
-        self.view.cluster.nodes.get(name)
+        self.view.cluster.nodes.get(name).map(AsRef::as_ref)
     }
 
     /// Whether the object is there, believed, and has this value.
@@ -376,21 +406,43 @@ impl Mirror {
             return false;
         };
         match record {
-            Record::Network(it) => self.view.networks.get(&it.name) == Some(&it),
+            Record::Network(it) => self.view.networks.get(&it.name) == Some(&*it),
             Record::Endpoint(it) => self.endpoint(&it.id) == Some(&it),
-            Record::Peer(it) => self.view.peers.get(&it.ip) == Some(&it),
-            Record::Node(it) => self.view.cluster.nodes.get(&it.name) == Some(&it),
+            Record::Peer(it) => self.view.peers.get(&it.ip) == Some(&*it),
+            Record::Node(it) => self.node(&it.name) == Some(&*it),
         }
     }
 
     /// The keys of all objects that hold up by themselves.
-    pub(super) fn keys(&self) -> BTreeSet<String> {
-        let networks = self.networks.keys().cloned().map(ObjectKey::Network);
+    pub(super) fn keys(&self) -> impl Iterator<Item = ObjectKey> {
+        let networks = self.networks.keys();
+        let networks = networks.map(|name| ObjectKey::Network(name.as_str().into()));
         let endpoints = self.endpoints.keys().cloned().map(ObjectKey::Endpoint);
         let peers = self.peers.keys().copied().map(ObjectKey::Peer);
         let nodes = self.nodes.keys().cloned().map(ObjectKey::Node);
-        let all = networks.chain(endpoints).chain(peers).chain(nodes);
-        all.map(|key| key.to_string()).collect()
+        networks.chain(endpoints).chain(peers).chain(nodes)
+    }
+
+    /// The object, if it holds up by itself.
+    pub(super) fn record(&self, key: &ObjectKey) -> Option<Record> {
+        match key {
+            ObjectKey::Network(name) => {
+                let held = self.networks.get(&**name)?;
+                Some(Record::Network(Arc::clone(&held.value)))
+            }
+            ObjectKey::Endpoint(id) => {
+                let held = self.endpoints.get(id)?;
+                Some(Record::Endpoint(Arc::clone(&held.value)))
+            }
+            ObjectKey::Peer(ip) => {
+                let peer = self.view.peers.get(ip)?;
+                Some(Record::Peer(Arc::new(peer.clone())))
+            }
+            ObjectKey::Node(name) => {
+                let node = self.view.cluster.nodes.get(name)?;
+                Some(Record::Node(Arc::clone(node)))
+            }
+        }
     }
 
     /// Whether there is an endpoint of that ID, believed or not.
@@ -406,19 +458,17 @@ impl Mirror {
         ip: Ipv4Addr,
         mac: MacAddr,
     ) -> Option<(&str, String)> {
-        if let Some(id) = self.ips.get(&(network.to_owned(), ip)) {
+        if let Some(id) = self.ips.get(&(network.into(), ip)) {
             return Some((id, ip.to_string()));
         }
-        let id = self.macs.get(&(network.to_owned(), mac))?;
+        let id = self.macs.get(&(network.into(), mac))?;
         Some((id, mac.to_string()))
     }
 
     /// The endpoint of that ID, of whichever node, if it is believed.
     pub(super) fn endpoint(&self, id: &str) -> Option<&Arc<EndpointRecord>> {
         let held = self.endpoints.get(id)?;
-        let contested = self
-            .contested
-            .contains_key(&ObjectKey::Endpoint(id.to_owned()));
+        let contested = self.contested.contains_key(&ObjectKey::Endpoint(id.into()));
         (!contested).then_some(&held.value)
     }
 }
@@ -429,7 +479,7 @@ mod tests {
     use vxplane_common::types::Vni;
 
     use super::*;
-    use crate::store::etcd::records::encode;
+    use crate::{model::Labels, store::etcd::records::encode};
 
     fn network(name: u8, vni: u8) -> Network {
         Network {
@@ -444,16 +494,16 @@ mod tests {
 
     fn endpoint(id: u8, network: u8, subnet: u8, ip: u8, mac: u8, node: u8) -> EndpointRecord {
         EndpointRecord {
-            id: format!("{id:012x}"),
-            container_id: format!("c{id}"),
+            id: format!("{id:012x}").into(),
+            container_id: format!("c{id}").into(),
             name: None,
-            ifname: "eth0".to_owned(),
-            network: format!("n{network}"),
-            node: format!("node{node}"),
+            ifname: "eth0".into(),
+            network: format!("n{network}").into(),
+            node: format!("node{node}").into(),
             ip: Ipv4Addr::new(10, 50, subnet, ip),
             mac: MacAddr::from_ipv4([10, 0, 0, mac]),
-            namespace: "default".to_owned(),
-            labels: BTreeMap::new(),
+            namespace: "default".into(),
+            labels: Labels::default(),
         }
     }
 
@@ -493,7 +543,8 @@ mod tests {
             let mut read = Mirror::new("node0");
             let all = stored.into_iter();
             let all = all.map(|(key, value)| Update { key: key.into_bytes(), value: Some(value) });
-            read.replace(followed.revision(), all);
+            read.read(&Mirror::default(), all);
+            read.judge(followed.revision());
             prop_assert_eq!(followed.view(), read.view());
             let problems = |mirror: &Mirror| {
                 let (problems, more) = mirror.problems();
@@ -513,7 +564,7 @@ mod tests {
         }
         let mut taken = BTreeSet::new();
         for record in view.own.values().chain(view.cluster.endpoints.values()) {
-            let network = &view.networks[&record.network];
+            let network = &view.networks[&*record.network];
             prop_assert!(check_place(record, network).is_ok());
             prop_assert!(taken.insert((&record.network, record.ip.to_string())));
             prop_assert!(taken.insert((&record.network, record.mac.to_string())));
@@ -533,7 +584,7 @@ mod tests {
             key: format!("odd/{n}").into_bytes(),
             value: Some(value(n + 1)),
         });
-        mirror.replace(1500, updates);
+        mirror.read(&Mirror::default(), updates);
         let (problems, more) = mirror.problems();
         assert_eq!((problems.count(), more), (UNUSABLE_MAX, 500));
     }

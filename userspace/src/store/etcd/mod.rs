@@ -29,7 +29,7 @@ use self::{
     keys::{Keys, ObjectKey},
     lease::Registered,
     mirror::{Mirror, Stored, Update},
-    state::{Happened, State},
+    state::{Reading, State},
 };
 use super::{
     Change, CommitError, Health, Picture, Pictures, SharedHealth, Store, StoreError,
@@ -194,22 +194,26 @@ impl Drop for Etcd {
 
 /// What was known when the last daemon here stopped.
 async fn remembered(file: &StateFile, node: &str) -> Result<(State, super::Contents), StoreError> {
-    let notes = file.notes().await?;
-    let mut mirror = Mirror::new(node);
-    let objects = notes.objects.into_iter().map(|(key, value)| Update {
-        key: key.into_bytes(),
-        value: Some(Stored {
+    let nothing = Mirror::default();
+    let mirror = file.objects(Mirror::new(node), move |mirror, key, value| {
+        let stored = Stored {
             value,
             created: 0,
             modified: 0,
-        }),
+        };
+        let object = Update {
+            key: key.into_bytes(),
+            value: Some(stored),
+        };
+        mirror.read(&nothing, [object]);
     });
-    mirror.replace(0, objects);
+    let mut mirror = mirror.await?;
+    mirror.judge(0);
     let mut contents = file.load().await?;
     let mut state = State::new(mirror);
     state.endpoints = std::mem::take(&mut contents.desired.endpoints);
     state.networks = std::mem::take(&mut contents.desired.networks);
-    state.unsettled = notes.unsettled;
+    state.unsettled = file.unsettled().await?;
     state.compose(&mut contents);
     Ok((state, contents))
 }
@@ -221,17 +225,9 @@ impl Inner {
     }
 
     /// Takes over a full read.
-    fn replace(&self, revision: i64, found: Vec<Update>) {
+    fn replace(&self, revision: i64, reading: Reading) {
         let mut state = self.state();
-        state.note_replaced(&found);
-        let modified = |it: &&Update| it.value.as_ref().map_or(0, |stored| stored.modified);
-        let last = found.iter().max_by_key(modified);
-        state.last = last.map(|last| Happened {
-            revision: modified(&last),
-            update: last.clone(),
-        });
-        state.mirror.replace(revision, found);
-        state.synced = true;
+        state.replace(revision, reading);
         self.show(&state);
         drop(state);
         self.seen.send_modify(|seen| {
@@ -249,10 +245,7 @@ impl Inner {
             return;
         }
         let mut state = self.state();
-        state.note_updates(&updates);
-        let last = updates.last().cloned();
-        state.last = last.map(|update| Happened { revision, update });
-        state.mirror.follow(revision, updates);
+        state.follow(revision, updates);
         self.show(&state);
         drop(state);
         self.seen.send_modify(|seen| seen.revision = revision);

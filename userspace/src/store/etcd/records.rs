@@ -18,17 +18,29 @@ const WORD_MAX: usize = 100;
 /// Capabilities that one node can have.
 const CAPABILITIES_MAX: usize = 64;
 
-/// An object that holds up by itself.
+/// An object that holds up by itself. Copies share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     /// A network.
-    Network(Network),
+    Network(Arc<Network>),
     /// An endpoint.
     Endpoint(Arc<EndpointRecord>),
     /// A foreign VTEP.
-    Peer(Peer),
+    Peer(Arc<Peer>),
     /// A node.
-    Node(Node),
+    Node(Arc<Node>),
+}
+
+impl Record {
+    /// As it is stored.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        match self {
+            Self::Network(network) => encode(network),
+            Self::Endpoint(endpoint) => encode(endpoint),
+            Self::Peer(peer) => encode(peer),
+            Self::Node(node) => encode(node),
+        }
+    }
 }
 
 /// As it is stored.
@@ -46,7 +58,7 @@ pub(super) fn decode(key: &ObjectKey, value: &[u8]) -> Result<Record, String> {
             let network: Network = json(value)?;
             same(name, &network.name)?;
             check_network(&network).map_err(|error| error.to_string())?;
-            Ok(Record::Network(network))
+            Ok(Record::Network(Arc::new(network)))
         }
         ObjectKey::Endpoint(id) => {
             let record: EndpointRecord = json(value)?;
@@ -60,13 +72,13 @@ pub(super) fn decode(key: &ObjectKey, value: &[u8]) -> Result<Record, String> {
             let peer: Peer = json(value)?;
             same(&ip.to_string(), &peer.ip.to_string())?;
             check_stored_peer(&peer).map_err(|error| error.to_string())?;
-            Ok(Record::Peer(peer))
+            Ok(Record::Peer(Arc::new(peer)))
         }
         ObjectKey::Node(name) => {
             let node: Node = json(value)?;
             same(name, &node.name)?;
             check_node(&node)?;
-            Ok(Record::Node(node))
+            Ok(Record::Node(Arc::new(node)))
         }
     }
 }
@@ -153,20 +165,20 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         let value = encode(&network()).unwrap();
-        let key = ObjectKey::Network("blue".to_owned());
-        assert_eq!(decode(&key, &value), Ok(Record::Network(network())));
+        let key = ObjectKey::Network("blue".into());
+        assert_eq!(decode(&key, &value), Ok(Record::Network(network().into())));
         let value = encode(&node()).unwrap();
-        let key = ObjectKey::Node("n1".to_owned());
-        assert_eq!(decode(&key, &value), Ok(Record::Node(node())));
+        let key = ObjectKey::Node("n1".into());
+        assert_eq!(decode(&key, &value), Ok(Record::Node(node().into())));
     }
 
     #[test]
     fn what_does_not_fit_its_key_is_refused() {
         let value = encode(&network()).unwrap();
-        let key = ObjectKey::Network("green".to_owned());
+        let key = ObjectKey::Network("green".into());
         let reason = decode(&key, &value).unwrap_err();
         assert!(reason.contains("blue"), "{reason}");
-        let key = ObjectKey::Node("blue".to_owned());
+        let key = ObjectKey::Node("blue".into());
         assert!(decode(&key, &value).is_err());
     }
 
@@ -182,7 +194,7 @@ mod tests {
             let mut node = node();
             spoil(&mut node);
             let value = encode(&node).unwrap();
-            let key = ObjectKey::Node("n1".to_owned());
+            let key = ObjectKey::Node("n1".into());
             assert!(decode(&key, &value).is_err(), "{node:?}");
         }
     }
@@ -191,10 +203,10 @@ mod tests {
         #[test]
         fn any_bytes_are_an_object_or_refused(value in proptest::collection::vec(any::<u8>(), 0..200), key in 0u8..4) {
             let key = match key {
-                0 => ObjectKey::Network("a".to_owned()),
-                1 => ObjectKey::Endpoint("0123456789ab".to_owned()),
+                0 => ObjectKey::Network("a".into()),
+                1 => ObjectKey::Endpoint("0123456789ab".into()),
                 2 => ObjectKey::Peer(Ipv4Addr::new(192, 0, 2, 1)),
-                _ => ObjectKey::Node("a".to_owned()),
+                _ => ObjectKey::Node("a".into()),
             };
             let _ = decode(&key, &value);
         }

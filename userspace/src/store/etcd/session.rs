@@ -18,7 +18,9 @@ use super::{
     client::{Connection, Fault, update, within},
     lease,
     mirror::{Stored, Update},
+    state::Reading,
 };
+use crate::memory;
 
 /// How often the server is asked whether the watch still lives.
 const PULSE: Duration = Duration::from_secs(2);
@@ -102,10 +104,15 @@ async fn resume(inner: &Arc<Inner>, connection: &Connection) -> Result<Option<Wa
 
 /// Reads everything.
 async fn read(inner: &Arc<Inner>, connection: &Connection) -> Result<WatchStream, Fault> {
-    let (revision, objects) = connection.objects(&inner.keys).await?;
+    let mut reading = Reading::new(&inner.node);
+    let revision = connection
+        .objects(&inner.keys, |page| inner.state().read(&mut reading, page))
+        .await?;
     let watch = connection.watch(&inner.keys, revision + 1).await?;
-    info!(objects = objects.len(), "read everything");
-    inner.replace(revision, objects);
+    info!(objects = reading.objects, "read everything");
+    inner.replace(revision, reading);
+    // As much as the pages were in all, and what was known before.
+    memory::give_back();
     Ok(watch)
 }
 

@@ -6,9 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use super::mirror::{Mirror, Update, View};
+use super::{
+    keys::ObjectKey,
+    mirror::{Mirror, Update, View},
+    records::Record,
+};
 use crate::{
-    model::{Endpoint, Network},
+    model::{Endpoint, Network, Word},
     store::Contents,
 };
 
@@ -27,7 +31,7 @@ pub(super) struct State {
     /// Those of which it is not known whether etcd has them: it is believed.
     pub(super) unsettled: BTreeSet<String>,
     /// Objects that the state file does not have as they are now.
-    pub(super) unsaved: BTreeMap<String, Option<Vec<u8>>>,
+    pub(super) unsaved: BTreeMap<ObjectKey, Option<Record>>,
     /// Endpoints that this node had to give up, and why: the latest.
     pub(super) losses: VecDeque<String>,
     /// The last that happened to an object, as far as is known.
@@ -45,7 +49,73 @@ pub(super) struct Happened {
     pub(super) update: Update,
 }
 
+/// A full read under way.
+#[derive(Debug)]
+pub(super) struct Reading {
+    mirror: Mirror,
+    /// The latest of what was found.
+    last: Option<Happened>,
+    /// How many objects were found.
+    pub(super) objects: usize,
+}
+
+impl Reading {
+    /// Nothing yet, for the node of that name.
+    pub(super) fn new(node: &str) -> Self {
+        Self {
+            mirror: Mirror::new(node),
+            last: None,
+            objects: 0,
+        }
+    }
+}
+
 impl State {
+    /// Takes some of what is found into `reading`.
+    pub(super) fn read(&self, reading: &mut Reading, found: Vec<Update>) {
+        reading.objects += found.len();
+        let modified = |it: &Update| it.value.as_ref().map_or(0, |stored| stored.modified);
+        let latest = found.iter().max_by_key(|it| modified(it));
+        let before = reading.last.as_ref().map_or(0, |last| last.revision);
+        if let Some(update) = latest.filter(|it| modified(it) > before) {
+            reading.last = Some(Happened {
+                revision: modified(update),
+                update: update.clone(),
+            });
+        }
+        reading.mirror.read(&self.mirror, found);
+    }
+
+    /// Has what was read take the place of what was known.
+    pub(super) fn replace(&mut self, revision: i64, reading: Reading) {
+        let Reading {
+            mut mirror, last, ..
+        } = reading;
+        mirror.judge(revision);
+        let before = std::mem::replace(&mut self.mirror, mirror);
+        let gone = before
+            .keys()
+            .filter(|key| self.mirror.record(key).is_none());
+        let gone = gone.map(|key| (key, None));
+        let new = self.mirror.keys().filter_map(|key| {
+            let record = self.mirror.record(&key);
+            (record != before.record(&key)).then_some((key, record))
+        });
+        self.unsaved.extend(gone.chain(new));
+        self.last = last;
+        self.synced = true;
+    }
+
+    /// Follows what happened at `revision`.
+    pub(super) fn follow(&mut self, revision: i64, updates: Vec<Update>) {
+        let last = updates.last().cloned();
+        self.last = last.map(|update| Happened { revision, update });
+        for key in self.mirror.follow(revision, updates) {
+            let record = self.mirror.record(&key);
+            self.unsaved.insert(key, record);
+        }
+    }
+
     /// What is known at the start.
     pub(super) fn new(mirror: Mirror) -> Self {
         Self {
@@ -69,26 +139,13 @@ impl State {
         desired.endpoints.clear();
         let mut cluster = view.cluster.clone();
         for (id, record) in &view.own {
-            let Some(made) = self.endpoints.get(id) else {
+            let Some(made) = self.endpoints.get(&**id) else {
                 // Without its namespace it is an endpoint like those of others.
-                let key = (record.network.clone(), id.clone());
-                cluster.endpoints.insert(key, Arc::clone(record));
+                cluster.endpoints.insert(record.key(), Arc::clone(record));
                 continue;
             };
-            let endpoint = Endpoint {
-                id: record.id.clone(),
-                container_id: record.container_id.clone(),
-                name: record.name.clone(),
-                ifname: record.ifname.clone(),
-                network: record.network.clone(),
-                netns: made.netns.clone(),
-                ip: record.ip,
-                mac: record.mac,
-                namespace: record.namespace.clone(),
-                labels: record.labels.clone(),
-                slot: made.slot,
-            };
-            desired.endpoints.insert(id.clone(), endpoint);
+            let endpoint = record.endpoint(made.netns.clone(), made.slot);
+            desired.endpoints.insert(endpoint.id.clone(), endpoint);
         }
         for (endpoint, network) in self.missing() {
             if self.obstacle(endpoint, network).is_none() {
@@ -130,16 +187,16 @@ impl State {
         let ours = ours.filter(|id| !self.unsettled.contains(*id));
         ours.filter_map(|id| {
             let record = self.mirror.endpoint(id)?;
-            let gone = !self.mirror.view().own.contains_key(id);
-            gone.then(|| (id.clone(), record.node.clone()))
+            let gone = !self.mirror.view().own.contains_key(&**id);
+            gone.then(|| (id.clone(), record.node.to_string()))
         })
         .collect()
     }
 
     /// Endpoints of this node whose namespace is not known here.
-    pub(super) fn homeless(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn homeless(&self) -> impl Iterator<Item = &Word> {
         let own = self.mirror.view().own.keys();
-        own.filter(|id| !self.endpoints.contains_key(*id))
+        own.filter(|id| !self.endpoints.contains_key(&***id))
     }
 
     /// Gives an endpoint up, and says why.

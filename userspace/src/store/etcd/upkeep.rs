@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, guard::Guard, keys::ObjectKey, mirror::Update, state::State};
+use super::{Inner, guard::Guard, records::Record, state::State};
 use crate::{
     model::{Endpoint, Network},
     store::{Change, CommitError, StoreError, file::Note},
@@ -48,7 +48,7 @@ impl Inner {
         {
             let mut state = self.state();
             for id in std::mem::take(&mut state.unsettled) {
-                if !state.mirror.view().own.contains_key(&id) {
+                if !state.mirror.view().own.contains_key(&*id) {
                     state.endpoints.remove(&id);
                     local.push(Change::RemoveEndpoint(id.clone()));
                 }
@@ -130,13 +130,21 @@ impl Inner {
         if unsaved.is_empty() {
             return Ok(());
         }
-        let notes = unsaved.iter();
-        let notes = notes.map(|(key, value)| Note::Object(key.clone(), value.clone()));
-        let saved = self.save(Vec::new(), notes.collect()).await;
-        if saved.is_err() {
+        let unsaved: Arc<[_]> = unsaved.into_iter().collect();
+        let objects = Arc::clone(&unsaved);
+        // Encoded one by one as they are written.
+        let objects = (0..objects.len()).map(move |number| {
+            let (key, record) = &objects[number];
+            let value = record.as_ref().map(Record::encode).transpose()?;
+            Ok((key.to_string(), value))
+        });
+        let saved = self.file.save_objects(objects).await;
+        if let Err(error) = &saved {
+            warn!("{error}");
             let mut state = self.state();
-            for (key, value) in unsaved {
-                state.unsaved.entry(key).or_insert(value);
+            for (key, record) in &*unsaved {
+                let not_again = state.unsaved.entry(key.clone());
+                not_again.or_insert_with(|| record.clone());
             }
         }
         saved
@@ -146,35 +154,4 @@ impl Inner {
 fn unused(state: &mut State) -> Vec<Change> {
     let unused = state.drop_unused_networks();
     unused.into_iter().map(Change::RemoveNetwork).collect()
-}
-
-impl State {
-    /// Notes what a full read found to be different from what was known.
-    pub(super) fn note_replaced(&mut self, found: &[Update]) {
-        let mut gone = self.mirror.keys();
-        for update in found {
-            if let Ok(key) = std::str::from_utf8(&update.key) {
-                gone.remove(key);
-            }
-        }
-        let known = |update: &&Update| {
-            let text = std::str::from_utf8(&update.key).ok();
-            let key = text.and_then(ObjectKey::parse);
-            let modified = update.value.as_ref().map(|stored| stored.modified);
-            key.is_some_and(|key| self.mirror.version(&key) == modified)
-        };
-        let new: Vec<_> = found.iter().filter(|update| !known(update)).collect();
-        self.note_updates(new);
-        self.unsaved.extend(gone.into_iter().map(|key| (key, None)));
-    }
-
-    /// Notes what the watch brought.
-    pub(super) fn note_updates<'a>(&mut self, updates: impl IntoIterator<Item = &'a Update>) {
-        for update in updates {
-            if let Ok(key) = String::from_utf8(update.key.clone()) {
-                let value = update.value.as_ref().map(|stored| stored.value.clone());
-                self.unsaved.insert(key, value);
-            }
-        }
-    }
 }
