@@ -25,6 +25,7 @@ mod endpoint;
 mod fallback;
 mod fdb;
 mod flood;
+mod flow;
 mod guard;
 mod ingress;
 mod learn;
@@ -34,6 +35,7 @@ mod network;
 mod packet;
 mod parse;
 mod peer;
+mod policy;
 mod verdict;
 
 use aya_ebpf::{

@@ -314,6 +314,16 @@ pub struct Neighbour {
     pub identity: u32,
 }
 
+/// A key of an LPM map: the first `bits` of `data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Prefix<K> {
+    /// How many bits count.
+    pub bits: u32,
+    /// What they are of; the rest is 0.
+    pub data: K,
+}
+
 /// The class of peers that every rule set has: everyone.
 pub const CLASS_EVERYONE: u32 = 0;
 
@@ -396,10 +406,11 @@ pub struct Flow {
     pub created: u32,
     /// Second of its latest packet.
     pub seen: u32,
-    /// Who began it and how far it is: `FLOW_…` bits.
+    /// Who began it and how far it is: `FLOW_…` bits of [`crate::flow`].
     pub state: u32,
-    /// Explicit padding.
-    pub pad: u32,
+    /// When `seen` was written, by a clock that costs nothing to read: it is
+    /// written again when this clock has ticked.
+    pub tick: u32,
 }
 
 /// One packet that was cut into fragments (RFC 791).
@@ -611,6 +622,8 @@ packed_sizes! {
     LearnBudget = 8 + 8;
     NeighbourKey = 4 + 4;
     Neighbour = 6 + 2 + 4;
+    Prefix<BlockKey> = 4 + 8;
+    Prefix<RuleKey> = 4 + 12;
     MemberKey = 4 + 4;
     BlockKey = 4 + 4;
     RuleKey = 4 + 4 + 1 + 1 + 2;

@@ -67,6 +67,10 @@ impl Programs {
             map::NEIGHBOURS,
             map::PEERS,
             map::FLOOD,
+            map::MEMBERS,
+            map::FLOWS,
+            map::NEW_FLOWS,
+            map::FRAGMENTS,
         ] {
             loader.map_max_entries(name, LARGEST);
         }

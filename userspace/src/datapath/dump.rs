@@ -30,14 +30,19 @@ struct Batch {
     flags: u64,
 }
 
-/// All entries of a hash map, in no order. Those that come or go meanwhile may
-/// be among them or not.
+/// Bytes the kernel may write to say where a call ended: for a hash map a number,
+/// for others a key.
+const POSITION: usize = 32;
+
+/// All entries of a hash map or LPM trie, in no order. Those that come or go
+/// meanwhile may be among them or not.
 pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    const { assert!(size_of::<K>() <= POSITION) };
     let mut entries = Vec::new();
     let mut keys = vec![MaybeUninit::<K>::uninit(); CHUNK as usize];
     let mut values = vec![MaybeUninit::<V>::uninit(); CHUNK as usize];
-    // Where a call ended and the next begins; a number of the kernel's own.
-    let mut position = 0_u64;
+    // Where a call ended and the next begins.
+    let mut position = [0_u64; POSITION / 8];
     let mut is_first = true;
     loop {
         let at = (&raw mut position) as u64;
@@ -53,7 +58,8 @@ pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)
         };
         // SAFETY: the kernel reads and writes `batch`, up to `count` keys and
         // values of the map's own sizes (checked when the map was opened as one
-        // of `K` and `V`), and a `u32` at `position`; all outlive the call.
+        // of `K` and `V`), and a `u32` or a key at `position`; all outlive the
+        // call.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_bpf,

@@ -5,12 +5,15 @@ use std::{borrow::Borrow, collections::BTreeMap, os::fd::AsFd};
 use aya::{
     Ebpf, Pod,
     maps::{
-        HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+        Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap,
+        PerCpuValues,
+        lpm_trie::{self, LpmTrie},
     },
 };
 use vxplane_common::abi::{
-    Counter, DropKey, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Learned,
-    Neighbour, NeighbourKey, Network, Peer, PeerKey, Traffic, map,
+    BlockKey, Counter, DropKey, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, Flow, FlowKey,
+    LearnBudget, Learned, MemberKey, Neighbour, NeighbourKey, Network, Peer, PeerKey, Prefix,
+    RuleKey, Traffic, map,
 };
 
 use super::{Error, dump::dump, learned::Ageing};
@@ -63,16 +66,66 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
 
     /// Removes one entry; that it is gone already is fine.
     pub fn remove(&mut self, key: &K) -> Result<(), Error> {
-        match self.map.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            Err(source) => Err(self.error(source)),
+        gone(self.map.remove(key)).map_err(|source| self.error(source))
+    }
+}
+
+/// What to make of a removal: that an entry is gone already is fine.
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// One LPM trie, of which prefixes are the keys.
+#[derive(Debug)]
+pub struct Prefixes<K, V> {
+    name: &'static str,
+    map: LpmTrie<MapData, K, V>,
+}
+
+impl<K: Pod + Ord, V: Pod> Prefixes<K, V>
+where
+    Prefix<K>: Pod,
+{
+    fn error(&self, source: MapError) -> Error {
+        Error::Map {
+            map: self.name,
+            source,
         }
     }
+
+    /// All entries, in no order.
+    pub fn entries(&self) -> Result<Vec<(Prefix<K>, V)>, Error> {
+        let entries = dump(self.map.map().fd().as_fd());
+        entries.map_err(|source| self.error(MapError::IoError(source)))
+    }
+
+    /// All entries, in the order of their keys.
+    pub fn snapshot(&self) -> Result<BTreeMap<Prefix<K>, V>, Error> {
+        Ok(self.entries()?.into_iter().collect())
+    }
+
+    /// Writes one entry, atomically to its readers.
+    pub fn put(&mut self, key: impl Borrow<Prefix<K>>, value: impl Borrow<V>) -> Result<(), Error> {
+        let result = self.map.insert(&native(key.borrow()), value, 0);
+        result.map_err(|source| self.error(source))
+    }
+
+    /// Removes one entry; that it is gone already is fine.
+    pub fn remove(&mut self, key: &Prefix<K>) -> Result<(), Error> {
+        gone(self.map.remove(&native(key))).map_err(|source| self.error(source))
+    }
+}
+
+fn native<K: Pod>(prefix: &Prefix<K>) -> lpm_trie::Key<K> {
+    lpm_trie::Key::new(prefix.bits, prefix.data)
 }
 
 /// The maps, as `abi` documents them.
@@ -89,6 +142,12 @@ pub struct Maps {
     pub networks: Table<u32, Network>,
     pub peers: Table<PeerKey, Peer>,
     pub flood: Table<FloodKey, FloodTarget>,
+    pub members: Table<MemberKey, u32>,
+    pub blocks: Prefixes<BlockKey, u32>,
+    pub rules: Prefixes<RuleKey, u32>,
+    pub flows: Table<FlowKey, Flow>,
+    pub new_flows: Table<FlowKey, Flow>,
+    pub(super) epoch: Array<MapData, u32>,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) traffic: PerCpuArray<MapData, Traffic>,
     pub(super) ageing: Ageing,
@@ -109,11 +168,28 @@ impl Maps {
             networks: table(object, map::NETWORKS)?,
             peers: table(object, map::PEERS)?,
             flood: table(object, map::FLOOD)?,
+            members: table(object, map::MEMBERS)?,
+            blocks: prefixes(object, map::BLOCKS)?,
+            rules: prefixes(object, map::RULES)?,
+            flows: table(object, map::FLOWS)?,
+            new_flows: table(object, map::NEW_FLOWS)?,
+            epoch: take(object, map::EPOCH)?,
             drops: take(object, map::DROPS)?,
             traffic: take(object, map::TRAFFIC)?,
             ageing,
             filling: false,
         })
+    }
+
+    /// Begins another epoch: every flow is decided anew, by what the maps hold
+    /// now, as soon as a packet of it comes.
+    pub fn bump_epoch(&mut self) -> Result<(), Error> {
+        let error = |source| Error::Map {
+            map: map::EPOCH,
+            source,
+        };
+        let epoch = self.epoch.get(&0, 0).map_err(error)?;
+        self.epoch.set(0, epoch.wrapping_add(1), 0).map_err(error)
     }
 
     /// Starts counting the traffic of a slot from 0, for its new endpoint.
@@ -132,6 +208,16 @@ impl Maps {
 
 fn table<K: Pod, V: Pod>(object: &mut Ebpf, name: &'static str) -> Result<Table<K, V>, Error> {
     Ok(Table {
+        name,
+        map: take(object, name)?,
+    })
+}
+
+fn prefixes<K: Pod, V: Pod>(
+    object: &mut Ebpf,
+    name: &'static str,
+) -> Result<Prefixes<K, V>, Error> {
+    Ok(Prefixes {
         name,
         map: take(object, name)?,
     })

@@ -50,7 +50,7 @@ pub use self::{
     attach::{
         Attached, Device, Program, TcMode, detach_filter, is_ours, remove_filter, tcx_available,
     },
-    maps::{Maps, Table},
+    maps::{Maps, Prefixes, Table},
     pins::{MapMismatch, NewerLayout},
     qdiscs::Qdiscs,
     remains::Remains,

@@ -49,8 +49,11 @@ struct Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Hash,
+    LruHash,
     PerCpuHash,
+    Array,
     PerCpuArray,
+    LpmTrie,
     RingBuf,
     Other,
 }
@@ -59,8 +62,11 @@ impl From<MapType> for Kind {
     fn from(kind: MapType) -> Self {
         match kind {
             MapType::Hash => Self::Hash,
+            MapType::LruHash => Self::LruHash,
             MapType::PerCpuHash => Self::PerCpuHash,
+            MapType::Array => Self::Array,
             MapType::PerCpuArray => Self::PerCpuArray,
+            MapType::LpmTrie => Self::LpmTrie,
             MapType::RingBuf => Self::RingBuf,
             _ => Self::Other,
         }
@@ -127,7 +133,8 @@ const fn spec<K, V>(name: &'static str, kind: Kind, entries: u32, inherits: Inhe
 }
 
 use Inherits::{Counters, Nothing, Sightings, Written};
-use Kind::{Hash, PerCpuArray, PerCpuHash, RingBuf};
+use Kind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
+use abi::Prefix;
 
 /// Every map that is pinned. A change here needs an entry in [`abi::LAYOUTS`].
 pub(super) const SPECS: &[Spec] = &[
@@ -143,6 +150,15 @@ pub(super) const SPECS: &[Spec] = &[
     spec::<abi::DropKey, abi::Counter>(map::DROPS, PerCpuHash, abi::MAX_DROP_KEYS, Counters),
     spec::<u32, abi::Traffic>(map::TRAFFIC, PerCpuArray, abi::MAX_ENDPOINTS, Counters),
     spec::<(), ()>(map::EVENTS, RingBuf, abi::EVENT_RING_BYTES, Nothing),
+    // What was decided in an epoch of another map is decided anew in this one.
+    spec::<u32, u32>(map::EPOCH, Array, 1, Nothing),
+    spec::<abi::MemberKey, u32>(map::MEMBERS, Hash, abi::MAX_MEMBERS, Written),
+    spec::<Prefix<abi::BlockKey>, u32>(map::BLOCKS, LpmTrie, abi::MAX_BLOCKS, Written),
+    spec::<Prefix<abi::RuleKey>, u32>(map::RULES, LpmTrie, abi::MAX_RULES, Written),
+    // A flow without an entry is picked up in its midst; see `flow` in the programs.
+    spec::<abi::FlowKey, abi::Flow>(map::FLOWS, Hash, abi::MAX_FLOWS, Nothing),
+    spec::<abi::FlowKey, abi::Flow>(map::NEW_FLOWS, LruHash, abi::MAX_NEW_FLOWS, Nothing),
+    spec::<abi::FragmentKey, abi::Ports>(map::FRAGMENTS, LruHash, abi::MAX_FRAGMENTS, Nothing),
 ];
 
 impl Spec {
@@ -309,6 +325,13 @@ mod tests {
             "DROPS 1 PerCpuHash 8 16 16384",
             "TRAFFIC 1 PerCpuArray 4 32 4096",
             "EVENTS 1 RingBuf 0 0 262144",
+            "EPOCH 1 Array 4 4 1",
+            "MEMBERS 1 Hash 8 4 1048576",
+            "BLOCKS 1 LpmTrie 12 4 131072",
+            "RULES 1 LpmTrie 16 4 262144",
+            "FLOWS 1 Hash 16 24 262144",
+            "NEW_FLOWS 1 LruHash 16 24 65536",
+            "FRAGMENTS 1 LruHash 16 4 8192",
         ];
         assert_eq!(shapes, expected);
     }
