@@ -64,12 +64,14 @@ pub struct Endpoint {
     /// Its slot in the traffic counters: unique on this host, below
     /// [`vxplane_common::abi::MAX_ENDPOINTS`].
     pub slot: u32,
+    /// The number of its [`Identity`]; 0 where an earlier version stored it.
+    #[serde(default)]
+    pub identity: u32,
 }
 
 /// What everybody may know of an endpoint: all but what only its own host can
-/// make use of.
+/// make use of. What later versions say besides is none of this one's business.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EndpointRecord {
     /// As [`Endpoint::id`].
     pub id: Word,
@@ -92,6 +94,9 @@ pub struct EndpointRecord {
     pub namespace: Word,
     /// Labels.
     pub labels: Labels,
+    /// As [`Endpoint::identity`].
+    #[serde(default)]
+    pub identity: u32,
 }
 
 impl Endpoint {
@@ -108,6 +113,7 @@ impl Endpoint {
             mac: self.mac,
             namespace: self.namespace.as_str().into(),
             labels: self.labels.clone(),
+            identity: self.identity,
         }
     }
 }
@@ -132,6 +138,7 @@ impl EndpointRecord {
             namespace: self.namespace.to_string(),
             labels: self.labels.clone(),
             slot,
+            identity: self.identity,
         }
     }
 }

@@ -76,6 +76,7 @@ impl World {
             labels: [("app", format!("app-{}", number % 100))]
                 .into_iter()
                 .collect(),
+            identity: 0,
         })
     }
 

@@ -234,6 +234,7 @@ pub(crate) fn endpoint(network: &str, container: &str, ip: Ipv4Addr) -> Endpoint
         namespace: "default".to_owned(),
         labels: Labels::default(),
         slot: 0,
+        identity: 0,
     }
 }
 

@@ -89,6 +89,7 @@ impl Wish {
             namespace: "default".to_owned(),
             labels: Labels::default(),
             slot: u32::from(last),
+            identity: 0,
         };
         self.0.endpoints.insert(endpoint.id.clone(), endpoint);
         Ok(self)

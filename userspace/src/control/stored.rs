@@ -98,6 +98,7 @@ mod tests {
             mac: MacAddr::from_ipv4([10, 50, 0, 2]),
             namespace: "default".into(),
             labels: [("app", "shop")].into_iter().collect(),
+            identity: 0,
         }
     }
 

@@ -293,6 +293,7 @@ fn sample() -> Endpoint {
         namespace: "default".to_owned(),
         labels: Labels::default(),
         slot: 0,
+        identity: 0,
     }
 }
 

@@ -291,6 +291,7 @@ fn endpoint(number: u8, network: u8) -> Endpoint {
         namespace: "default".to_owned(),
         labels: Labels::default(),
         slot: u32::from(number),
+        identity: 0,
     }
 }
 

@@ -645,6 +645,7 @@ mod tests {
             namespace: "default".to_owned(),
             labels: [("app", "shop \u{1f6d2}")].into_iter().collect(),
             slot: 4,
+            identity: 300,
         };
         let hint = Hint {
             endpoint: "ba9876543210".to_owned(),

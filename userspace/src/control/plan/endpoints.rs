@@ -91,6 +91,7 @@ fn made(
         namespace: namespace.to_owned(),
         labels: spec.labels.clone().unwrap_or_default().into(),
         slot: free_slot(&basis.desired().endpoints)?,
+        identity: 0,
     })
 }
 

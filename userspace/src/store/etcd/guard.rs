@@ -264,6 +264,7 @@ mod tests {
             namespace: "default".to_owned(),
             labels: Labels::default(),
             slot: 0,
+            identity: 0,
         }
     }
 

@@ -504,6 +504,7 @@ mod tests {
             mac: MacAddr::from_ipv4([10, 0, 0, mac]),
             namespace: "default".into(),
             labels: Labels::default(),
+            identity: 0,
         }
     }
 
