@@ -1,9 +1,12 @@
 //! Container policy: Kubernetes `NetworkPolicy` documents, and what they mean for
 //! each endpoint.
 //!
-//! A document is read ([`document`]), then compiled with everybody's labels into
-//! the rule sets that the programs look things up in (`compile`, pure). What a
-//! document means is written down a second time, as plainly as can be, in
-//! `evaluate`: the tests hold the two, and the programs, against each other.
+//! A document is read ([`read`](mod@read) to [`document`]), then compiled with
+//! everybody's labels into the rule sets that the programs look things up in
+//! (`compile`, pure). What a document means is written down a second time, as
+//! plainly as can be, in `evaluate`: the tests hold the two, and the programs,
+//! against each other.
 
 pub mod document;
+pub mod names;
+pub mod read;
