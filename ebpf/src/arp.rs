@@ -5,13 +5,14 @@ use vxplane_common::{
     abi::{Endpoint, Neighbour},
     arp,
     drop::DropReason,
+    trace::Step,
     wire::{Arp, Eth, EthArp},
 };
 
 use crate::{
     metrics, neighbour,
-    packet::{self, Headers as _, Packet},
-    parse,
+    packet::{self, Packet},
+    parse, trace,
     verdict::Action,
 };
 
@@ -23,11 +24,13 @@ pub(crate) fn suppress(pkt: &mut Packet, source: &Endpoint) -> Result<Option<Act
     let request = parse::arp(pkt, Eth::LEN)?;
     arp::check_sender(&request, source)?;
     let Some(neighbour) = answer(source, &request) else {
+        trace::step(pkt, Step::ArpUnknown);
         return Ok(None);
     };
     let frame = pkt.at_mut::<EthArp>(0).ok_or(DropReason::MalformedFrame)?;
     *frame = arp::reply(frame, neighbour.mac);
-    metrics::received(source.slot, pkt.len());
+    trace::step(pkt, Step::ArpAnswered);
+    metrics::received(pkt, source.slot);
     Ok(Some(packet::redirect(pkt.ifindex())))
 }
 

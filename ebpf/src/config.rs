@@ -15,6 +15,12 @@ static CONFIG: Config = Config {
     underlay_mtu: 0,
 };
 
+/// `skb->mark` of the packets that are traced, random for each load; 0 for none.
+/// The kernel clears the mark of a packet that enters another namespace, so no
+/// container can set it.
+#[unsafe(no_mangle)]
+static TRACE_MARK: u32 = 0;
+
 macro_rules! read {
     ($field:ident as $ty:ty) => {
         // SAFETY: the field is initialised, aligned for `$ty` (checked below)
@@ -45,4 +51,11 @@ pub(crate) fn get() -> Config {
         fallback_ifindex: read!(fallback_ifindex as u32),
         underlay_mtu: read!(underlay_mtu as u32),
     }
+}
+
+/// The mark of the packets that are traced.
+#[inline(always)]
+pub(crate) fn trace_mark() -> u32 {
+    // SAFETY: a number in read-only data. Volatile, as above.
+    unsafe { (&raw const TRACE_MARK).read_volatile() }
 }

@@ -6,6 +6,7 @@ use vxplane_common::{
     checksum,
     drop::DropReason,
     ecn,
+    trace::Step,
     tunnel::Tunnel,
     wire::{Datagram, Eth, Ipv4, Tunnelled, Vxlan, protocol},
 };
@@ -13,6 +14,7 @@ use vxplane_common::{
 use crate::{
     packet::{Headers as _, Packet},
     parse::{Frame, INNER_AT, Payload, VXLAN_AT},
+    trace,
     verdict::Action,
 };
 
@@ -70,6 +72,7 @@ pub(crate) fn strip(pkt: &mut Packet, tos: u8) -> Result<(), DropReason> {
 /// for which that would drop it.
 #[inline(never)]
 pub(crate) fn leave_to_kernel(pkt: &mut Packet) -> Result<Action, DropReason> {
+    trace::step(pkt, Step::LeftToKernel);
     let datagram = pkt.at::<Datagram>(0).ok_or(DropReason::MalformedOuter)?;
     let checksum = (datagram.udp.checksum != [0; 2]).then_some(UDP_CHECKSUM_AT);
     let vxlan = *pkt

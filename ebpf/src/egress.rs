@@ -1,7 +1,7 @@
 //! Container → wire. "Egress" is the container's view; the hook is tc ingress of
 //! its host veth.
 
-use vxplane_common::{abi::Endpoint, drop::DropReason};
+use vxplane_common::{abi::Endpoint, drop::DropReason, trace::Step};
 
 use crate::{
     arp, deliver, encap, endpoint,
@@ -9,6 +9,7 @@ use crate::{
     flood, metrics, neighbour,
     packet::{Headers as _, Packet},
     parse::{self, Payload},
+    trace,
     verdict::{Action, InNetwork as _, Verdict},
 };
 
@@ -18,7 +19,7 @@ pub(crate) fn from_container(pkt: &mut Packet) -> Verdict {
     let source = endpoint::by_ifindex(pkt.ifindex())?;
     let len = pkt.len();
     let action = egress(pkt, source).in_network(source.vni)?;
-    metrics::sent(source.slot, len);
+    metrics::sent(pkt, source.slot, len);
     Ok(action)
 }
 
@@ -30,6 +31,7 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
     }
     let frame = parse::frame(pkt, 0)?;
     endpoint::check_source(source, &frame)?;
+    trace::step(pkt, Step::Source { slot: source.slot });
     if let Payload::Arp = frame.payload
         && let Some(action) = arp::suppress(pkt, source)?
     {

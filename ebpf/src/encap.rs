@@ -5,6 +5,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use vxplane_common::{
     drop::DropReason,
     outer::{self, PerPacket},
+    trace::Step,
     wire::{Eth, Ipv4, Tcp, Tunnelled, Udp, protocol},
 };
 
@@ -13,6 +14,7 @@ use crate::{
     fdb::Vtep,
     packet::{self, Headers as _, Packet},
     parse::{Frame, Ip, Payload},
+    trace,
     verdict::Action,
 };
 
@@ -52,6 +54,13 @@ pub(crate) fn send(
         ),
     };
     vtep.outer.write(&mut headers.outer, per_packet);
+    trace::step(
+        pkt,
+        Step::Encapsulated {
+            vtep: vtep.address.to_ne_bytes(),
+            ifindex: vtep.ifindex,
+        },
+    );
     Ok(packet::redirect_neigh(vtep.ifindex, vtep.outer.next_hop))
 }
 

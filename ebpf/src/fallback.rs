@@ -1,17 +1,24 @@
 //! The slow path: the kernel's own VXLAN device, for what the programs do not
 //! encapsulate or take apart themselves.
 
-use vxplane_common::drop::DropReason;
+use vxplane_common::{drop::DropReason, trace::Step};
 
 use crate::{
     config,
     packet::{self, Packet, Refused, TunnelKey},
+    trace,
     verdict::Action,
 };
 
 /// Sends the frame to a VTEP by the kernel's device.
 #[inline(never)]
 pub(crate) fn send(pkt: &mut Packet, vni: u32, vtep: u32) -> Result<Action, DropReason> {
+    trace::step(
+        pkt,
+        Step::SlowPath {
+            vtep: vtep.to_ne_bytes(),
+        },
+    );
     address(pkt, vni, vtep)?;
     Ok(packet::redirect(config::get().fallback_ifindex))
 }

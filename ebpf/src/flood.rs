@@ -9,12 +9,14 @@ use aya_ebpf::{
 use vxplane_common::{
     abi::{FloodKey, FloodTarget, MAX_FLOOD, MAX_PEERS},
     drop::{Direction, DropReason},
+    trace::{FLOOD_STEPS, Step},
 };
 
 use crate::{
     fallback, metrics, network,
-    packet::{Headers as _, Packet, Refused},
-    verdict::{Action, Drop},
+    packet::{Packet, Refused},
+    trace,
+    verdict::{Action, Drop, Hook},
 };
 
 #[map]
@@ -57,6 +59,7 @@ fn copies(
     sender: u32,
 ) -> Result<Action, DropReason> {
     let members = network::by_vni(vni).map_or(0, |network| network.flood_len);
+    trace::step(pkt, Step::Flooded { members });
     let mut round = Round {
         pkt,
         vni,
@@ -103,16 +106,30 @@ unsafe extern "C" fn to_member(slot: u64, round: *mut Round<'_>) -> u64 {
         return NEXT;
     }
     round.asked = true;
+    if round.pkt.is_traced() {
+        if slot < FLOOD_STEPS {
+            trace::step(round.pkt, copy_step(target));
+        }
+        return NEXT;
+    }
     if copy(round.pkt, vni, target).is_err() {
         let reason = DropReason::CopyFailed;
-        metrics::count_drop(
-            round.pkt,
-            Drop { vni, reason },
-            round.direction,
-            round.pkt.len(),
-        );
+        let hook = match round.direction {
+            Direction::Egress => Hook::FromContainer,
+            Direction::Ingress => Hook::FromFallback,
+        };
+        metrics::dropped(round.pkt, Drop { vni, reason }, hook);
     }
     NEXT
+}
+
+#[inline(always)]
+fn copy_step(target: &FloodTarget) -> Step {
+    let FloodTarget { slot, vtep, .. } = *target;
+    match target.ifindex {
+        0 => Step::CopyThere { vtep },
+        _ => Step::CopyHere { slot },
+    }
 }
 
 #[inline(always)]
@@ -121,6 +138,6 @@ fn copy(pkt: &mut Packet, vni: u32, target: &FloodTarget) -> Result<(), Refused>
         return fallback::send_copy(pkt, vni, u32::from_ne_bytes(target.vtep));
     }
     pkt.send_copy(target.ifindex)?;
-    metrics::received(target.slot, pkt.len());
+    metrics::received(pkt, target.slot);
     Ok(())
 }

@@ -2,13 +2,13 @@
 //! of the underlay device and, for what the kernel takes apart, of its VXLAN
 //! device.
 
-use vxplane_common::{abi::Peer, drop::DropReason, tunnel::Tunnel, wire::Eth};
+use vxplane_common::{abi::Peer, drop::DropReason, trace::Step, tunnel::Tunnel, wire::Eth};
 
 use crate::{
     decap, deliver, fallback, fdb, flood, learn, neighbour,
     packet::{Packet, TunnelKey},
     parse::{self, Frame, INNER_AT, Payload},
-    peer,
+    peer, trace,
     verdict::{Action, InNetwork as _, Verdict},
 };
 
@@ -25,6 +25,13 @@ pub(crate) fn from_underlay(pkt: &mut Packet) -> Verdict {
         return Ok(Action::Pass);
     };
     let peer = peer::admit(tunnel.vni, tunnel.vtep)?;
+    trace::step(
+        pkt,
+        Step::Admitted {
+            vtep: tunnel.vtep.to_ne_bytes(),
+            vni: tunnel.vni,
+        },
+    );
     ingress(pkt, &tunnel, peer).in_network(tunnel.vni)
 }
 
@@ -41,7 +48,7 @@ fn ingress(pkt: &mut Packet, tunnel: &Tunnel, peer: &Peer) -> Result<Action, Dro
         return decap::leave_to_kernel(pkt);
     }
     check_source(pkt, tunnel.vni, &frame)?;
-    learn::source(tunnel.vni, frame.src, tunnel.vtep, peer)?;
+    learn::source(pkt, tunnel.vni, frame.src, tunnel.vtep, peer)?;
     decap::strip(pkt, tos)?;
     Ok(deliver::to_endpoint(pkt, target))
 }
@@ -63,7 +70,7 @@ fn ingress_plain(pkt: &mut Packet, tunnel: &TunnelKey, peer: &Peer) -> Result<Ac
     }
     let frame = parse::frame(pkt, 0)?;
     check_source(pkt, tunnel.vni, &frame)?;
-    learn::source(tunnel.vni, frame.src, tunnel.remote, peer)?;
+    learn::source(pkt, tunnel.vni, frame.src, tunnel.remote, peer)?;
     if frame.dst.is_group() {
         return flood::from_wire(pkt, tunnel.vni);
     }

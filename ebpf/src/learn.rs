@@ -7,7 +7,6 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, RingBuf},
 };
-use core::intrinsics::{AtomicOrdering::AcqRel, atomic_xadd};
 use vxplane_common::{
     abi::{
         EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_LEARNED_FULL, EVENT_MOVED, EVENT_RING_BYTES,
@@ -16,10 +15,11 @@ use vxplane_common::{
     },
     drop::DropReason,
     learning::{Sighting, sighting},
+    trace::Step,
     types::{MacAddr, MacWords},
 };
 
-use crate::fdb;
+use crate::{fdb, packet::Packet, shared::Shared, trace};
 
 /// What the kernel answers for a key that is there already.
 const EEXIST: i32 = 17;
@@ -49,8 +49,17 @@ pub(crate) fn known(key: &FdbKey) -> Option<&'static Learned> {
 /// Refuses the frame if the address is an endpoint's of this host, or none that
 /// anything can send from.
 #[inline(always)]
-pub(crate) fn source(vni: u32, mac: MacWords, vtep: u32, peer: &Peer) -> Result<(), DropReason> {
+pub(crate) fn source(
+    pkt: &Packet,
+    vni: u32,
+    mac: MacWords,
+    vtep: u32,
+    peer: &Peer,
+) -> Result<(), DropReason> {
     let key = FdbKey::from_words(vni, mac);
+    if pkt.is_traced() {
+        return traced(pkt, &key, vtep, peer);
+    }
     let Some(entry) = known(&key) else {
         return first_seen(&key, vtep, peer);
     };
@@ -63,12 +72,41 @@ pub(crate) fn source(vni: u32, mac: MacWords, vtep: u32, peer: &Peer) -> Result<
     }
 }
 
-/// A MAC address that nothing was learned of.
+/// The same for a packet that is to leave nothing behind.
 #[inline(never)]
-fn first_seen(key: &FdbKey, vtep: u32, peer: &Peer) -> Result<(), DropReason> {
+fn traced(pkt: &Packet, key: &FdbKey, vtep: u32, peer: &Peer) -> Result<(), DropReason> {
+    if let Some(entry) = known(key) {
+        // SAFETY: takes nothing.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        if let Sighting::Known = sighting(entry, vtep, now) {
+            return Ok(());
+        }
+    } else {
+        check_unicast(key)?;
+    }
+    match fdb::known(key) {
+        Some(entry) if entry.kind == FDB_LOCAL => Err(DropReason::SourceIsLocal),
+        None if peer.flags & PEER_LEARN != 0 => {
+            trace::step(pkt, Step::Learns);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Nothing can send from any other address.
+#[inline(always)]
+fn check_unicast(key: &FdbKey) -> Result<(), DropReason> {
     if key.mac.is_group() || key.mac == MacAddr::default() {
         return Err(DropReason::MalformedFrame);
     }
+    Ok(())
+}
+
+/// A MAC address that nothing was learned of.
+#[inline(never)]
+fn first_seen(key: &FdbKey, vtep: u32, peer: &Peer) -> Result<(), DropReason> {
+    check_unicast(key)?;
     if let Some(entry) = fdb::known(key) {
         return if entry.kind == FDB_LOCAL {
             Err(DropReason::SourceIsLocal)
@@ -123,28 +161,6 @@ fn spend(remaining: Shared) -> bool {
         return false;
     }
     true
-}
-
-/// A number in a map that several CPUs change. Rust's atomics need
-/// compare-and-swap, which its BPF target does not claim to have.
-#[derive(Clone, Copy)]
-struct Shared(*mut u64);
-
-impl Shared {
-    #[inline(always)]
-    fn get(self) -> u64 {
-        // SAFETY: an aligned word in a map value, made above of a live one.
-        unsafe { self.0.read_volatile() }
-    }
-
-    /// Adds `value`, modulo 2^64, and returns what there was before. Not relaxed:
-    /// the compiler takes that for an addition that returns nothing, and returns
-    /// `value`.
-    #[inline(always)]
-    fn add(self, value: u64) -> u64 {
-        // SAFETY: as in `get`.
-        unsafe { atomic_xadd::<u64, u64, { AcqRel }>(self.0, value) }
-    }
 }
 
 /// A MAC address that is where it was. Once a second is soon enough to see that

@@ -30,12 +30,15 @@ mod guard;
 mod ingress;
 mod learn;
 mod metrics;
+mod monitor;
 mod neighbour;
 mod network;
 mod packet;
 mod parse;
 mod peer;
 mod policy;
+mod shared;
+mod trace;
 mod verdict;
 
 use aya_ebpf::{
@@ -43,16 +46,19 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use vxplane_common::drop::Direction;
+use vxplane_common::abi::NO_SLOT;
 
-use crate::packet::{Frame, Headers as _, Packet};
+use crate::{
+    packet::{Frame, Packet},
+    verdict::Hook,
+};
 
 /// What a container sends: tc ingress of its host veth.
 #[classifier]
 pub(crate) fn from_container(ctx: TcContext) -> i32 {
     let mut pkt = Packet::new(ctx);
     let verdict = egress::from_container(&mut pkt);
-    metrics::exit(&pkt, Direction::Egress, verdict)
+    metrics::exit(&pkt, Hook::FromContainer, verdict)
 }
 
 /// What the wire brings: tc ingress of the underlay device.
@@ -60,7 +66,7 @@ pub(crate) fn from_container(ctx: TcContext) -> i32 {
 pub(crate) fn from_underlay(ctx: TcContext) -> i32 {
     let mut pkt = Packet::new(ctx);
     let verdict = ingress::from_underlay(&mut pkt);
-    metrics::exit(&pkt, Direction::Ingress, verdict)
+    metrics::exit(&pkt, Hook::FromUnderlay, verdict)
 }
 
 /// What the kernel took apart for us: tc ingress of its VXLAN device.
@@ -68,7 +74,7 @@ pub(crate) fn from_underlay(ctx: TcContext) -> i32 {
 pub(crate) fn from_fallback(ctx: TcContext) -> i32 {
     let mut pkt = Packet::new(ctx);
     let verdict = ingress::from_fallback(&mut pkt);
-    metrics::exit(&pkt, Direction::Ingress, verdict)
+    metrics::exit(&pkt, Hook::FromFallback, verdict)
 }
 
 /// What the wire brings, before the kernel has made a packet of it: XDP on the
@@ -79,7 +85,7 @@ pub(crate) fn guard_underlay(ctx: XdpContext) -> u32 {
     match guard::from_underlay(&frame) {
         Ok(()) => xdp_action::XDP_PASS,
         Err(drop) => {
-            metrics::count_drop(&frame, drop, Direction::Ingress, frame.len());
+            metrics::count_drop(&frame, drop, Hook::FromUnderlay, NO_SLOT);
             xdp_action::XDP_DROP
         }
     }

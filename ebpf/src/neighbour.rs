@@ -4,6 +4,7 @@ use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
 use vxplane_common::{
     abi::{MAX_FDB, Neighbour, NeighbourKey},
     drop::DropReason,
+    trace::Step,
     types::MacWords,
     wire::Eth,
 };
@@ -12,6 +13,7 @@ use crate::{
     fdb::{self, Target},
     packet::Packet,
     parse::{Frame, Payload},
+    trace,
 };
 
 #[map]
@@ -41,6 +43,7 @@ pub(crate) fn rightful(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<Targ
     let Some(owner) = by_address(vni, ip.dst.to_ne_bytes()) else {
         return Ok(Target::Everyone);
     };
+    trace::step(pkt, Step::Readdressed);
     pkt.at_mut::<Eth>(0).ok_or(DropReason::MalformedFrame)?.dst = owner.mac;
     Ok(fdb::lookup(vni, owner.mac.to_words()))
 }

@@ -26,7 +26,7 @@ use vxplane_common::{
     wire::{Eth, Wire},
 };
 
-use crate::verdict::Action;
+use crate::{config, verdict::Action};
 
 /// The kernel's number for IPv4 among address families.
 const AF_INET: u32 = 2;
@@ -82,6 +82,7 @@ fn within<T: Wire>(data: usize, end: usize, offset: u32) -> Option<*mut T> {
 /// A packet in TC.
 pub(crate) struct Packet {
     ctx: SkBuff,
+    traced: bool,
 }
 
 impl Headers for Packet {
@@ -105,7 +106,19 @@ impl Packet {
     /// The packet a program was called for.
     #[inline(always)]
     pub(crate) fn new(ctx: TcContext) -> Self {
-        Self { ctx: ctx.skb }
+        let mark = config::trace_mark();
+        Self {
+            // SAFETY: the context is valid while the program runs.
+            traced: mark != 0 && unsafe { (*ctx.skb.skb).mark } == mark,
+            ctx: ctx.skb,
+        }
+    }
+
+    /// Whether somebody only wants to know what would become of it: then its
+    /// steps are recorded, and nothing but the packet itself changes.
+    #[inline(always)]
+    pub(crate) fn is_traced(&self) -> bool {
+        self.traced
     }
 
     #[inline(always)]

@@ -1,7 +1,9 @@
 //! What becomes of a packet.
 
 use aya_ebpf::bindings::tcx_action_base;
-use vxplane_common::drop::DropReason;
+use vxplane_common::drop::{Direction, DropReason};
+
+use crate::parse;
 
 /// What becomes of a packet that is not dropped. The values are TC's, and the
 /// same for TCX and clsact.
@@ -14,6 +16,37 @@ pub(crate) enum Action {
     Redirect = tcx_action_base::TCX_REDIRECT,
     /// Copies of it have gone; the original is done with.
     Consumed = tcx_action_base::TCX_DROP,
+}
+
+/// Where a program stands, or a packet within it.
+#[derive(Clone, Copy)]
+pub(crate) enum Hook {
+    /// What containers send.
+    FromContainer,
+    /// What the wire brings, in outer headers.
+    FromUnderlay,
+    /// What came by the wire, without outer headers.
+    FromFallback,
+}
+
+impl Hook {
+    /// The way of its packets.
+    #[inline(always)]
+    pub(crate) const fn direction(self) -> Direction {
+        match self {
+            Self::FromContainer => Direction::Egress,
+            Self::FromUnderlay | Self::FromFallback => Direction::Ingress,
+        }
+    }
+
+    /// Where in its packets the inner frame begins.
+    #[inline(always)]
+    pub(crate) const fn inner_at(self) -> u32 {
+        match self {
+            Self::FromUnderlay => parse::INNER_AT,
+            Self::FromContainer | Self::FromFallback => 0,
+        }
+    }
 }
 
 /// Why a packet is dropped, and in which network.

@@ -36,6 +36,18 @@ pub mod map {
     pub const TRAFFIC: &str = "TRAFFIC";
     /// RINGBUF of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
+    /// ARRAY: endpoint slot → [`super::EndpointDrops`].
+    pub const ENDPOINT_DROPS: &str = "ENDPOINT_DROPS";
+    /// ARRAY of one `u64`: until when somebody reads [`MONITOR`], nanoseconds of
+    /// `CLOCK_MONOTONIC`. A reader that dies stops being written for by itself.
+    /// Like the next three not pinned: each load has its own.
+    pub const LISTENING: &str = "LISTENING";
+    /// RINGBUF of [`super::Notice`].
+    pub const MONITOR: &str = "MONITOR";
+    /// `PERCPU_ARRAY` of one [`super::NoticeBudget`].
+    pub const NOTICE_BUDGET: &str = "NOTICE_BUDGET";
+    /// RINGBUF of [`super::TraceStep`].
+    pub const TRACE: &str = "TRACE";
     /// ARRAY of one `u32`: the epoch. Whatever a decision about a flow rests on
     /// (policy, identities, who is here) is changed first, then the epoch; what
     /// was decided in another epoch is decided anew.
@@ -78,8 +90,9 @@ pub const LAYOUTS: &[&[&str]] = &[
     &[map::DROPS, map::LEARNED, map::PEERS, map::TRAFFIC],
 ];
 
-/// The second layout: endpoints and neighbours have identities.
-const POLICY: &[&str] = &[map::ENDPOINTS, map::NEIGHBOURS];
+/// The second layout: endpoints and neighbours have identities, and endpoints
+/// drops of their own.
+const POLICY: &[&str] = &[map::ENDPOINTS, map::NEIGHBOURS, map::ENDPOINT_DROPS];
 
 /// The layout of this version.
 pub const LAYOUT: usize = LAYOUTS.len() + 1;
@@ -125,6 +138,13 @@ pub const MAX_NEW_FLOWS: u32 = 65_536;
 pub const MAX_FRAGMENTS: u32 = 8192;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 256 * 1024;
+
+/// Bytes of the monitor's ring.
+pub const MONITOR_RING_BYTES: u32 = 256 * 1024;
+/// Bytes of the ring of steps: more than any packet takes.
+pub const TRACE_RING_BYTES: u32 = 64 * 1024;
+/// Notices of one kind that each CPU writes within a second; the others are shed.
+pub const NOTICES_PER_SECOND: u32 = 500;
 
 /// Bytes added by VXLAN over IPv4: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
 pub const OVERHEAD_IPV4: u32 = 50;
@@ -566,6 +586,91 @@ pub struct Traffic {
     pub appended: u64,
 }
 
+/// What was dropped of one endpoint's packets, by the code of its
+/// [`DropReason`]: what it sent, and what was for it. Added to atomically.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EndpointDrops {
+    /// Packets.
+    pub packets: [u64; 32],
+}
+
+/// [`Notice::kind`]: a packet was dropped.
+pub const NOTICE_DROP: u32 = 0;
+/// [`Notice::kind`]: a flow began.
+pub const NOTICE_FLOW: u32 = 1;
+/// How many kinds of notices there are.
+pub const NOTICE_KINDS: usize = 2;
+
+/// [`Notice::slot`]: no endpoint of this host.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// What the programs tell of a packet while somebody listens. What could not be
+/// read of it is zeroes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Notice {
+    /// `NOTICE_…`.
+    pub kind: u32,
+    /// The network, or 0 where the packet belongs to none of ours.
+    pub vni: u32,
+    /// The endpoint here that sent it or that it is for, by its slot in
+    /// [`map::TRAFFIC`].
+    pub slot: u32,
+    /// The rule that allowed the flow, 0 for none.
+    pub rule: u32,
+    /// Bytes of the packet as the program met it.
+    pub len: u32,
+    /// The VTEP that sent it, if it came by the wire.
+    pub vtep: [u8; 4],
+    /// IPv4 source address, or what ARP says is the sender's.
+    pub src: [u8; 4],
+    /// IPv4 destination address, or the one that ARP asks for.
+    pub dst: [u8; 4],
+    /// Source port, network order.
+    pub src_port: [u8; 2],
+    /// Destination port, network order.
+    pub dst_port: [u8; 2],
+    /// Source MAC address.
+    pub src_mac: MacAddr,
+    /// Destination MAC address.
+    pub dst_mac: MacAddr,
+    /// EtherType, network order.
+    pub ethertype: [u8; 2],
+    /// The IPv4 protocol number.
+    pub protocol: u8,
+    /// The [`DropReason`], 0 for none.
+    pub reason: u8,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// Explicit padding.
+    pub pad: [u8; 3],
+}
+
+/// How much one CPU may tell, by kind of notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NoticeBudget {
+    /// Second of `CLOCK_MONOTONIC` that `told` is about.
+    pub second: u64,
+    /// Notices within that second.
+    pub told: [u32; NOTICE_KINDS],
+    /// What was not told, since the programs were loaded.
+    pub shed: [u64; NOTICE_KINDS],
+}
+
+/// A [`crate::trace::Step`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct TraceStep {
+    /// Which.
+    pub kind: u32,
+    /// Its first number.
+    pub a: u32,
+    /// Its second number.
+    pub b: u32,
+}
+
 /// [`Event::kind`]: a MAC address was learned.
 pub const EVENT_LEARNED: u32 = 1;
 /// [`Event::kind`]: a learned MAC address moved to another VTEP.
@@ -640,6 +745,10 @@ packed_sizes! {
     Counter = 8 + 8;
     Traffic = 16 + 16 + APPENDED * 8;
     Event = 4 + 4 + 4 + 6 + 2;
+    EndpointDrops = 32 * 8;
+    Notice = 5 * 4 + 3 * 4 + 2 * 2 + 2 * 6 + 2 + 3 + 3;
+    NoticeBudget = 8 + 2 * 4 + 2 * 8;
+    TraceStep = 4 + 4 + 4;
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod ecn;
 pub mod frame;
 pub mod learning;
 pub mod outer;
+pub mod trace;
 pub mod tunnel;
 pub mod types;
 pub mod wire;

@@ -21,7 +21,7 @@ use vxplane_harness::Netns;
 
 use crate::{
     packets::Mac,
-    programs::{Program, Programs},
+    programs::{Program, Programs, TRACE_MARK},
     wire::index,
 };
 
@@ -53,6 +53,8 @@ pub(crate) struct Shape {
     pub(crate) gso: u32,
     /// XDP: this much is in the first buffer, the rest in others.
     pub(crate) split: Option<usize>,
+    /// It is only traced.
+    pub(crate) traced: bool,
 }
 
 /// Of the underlay device.
@@ -307,7 +309,7 @@ impl Bed {
     ) -> (i32, Vec<u8>) {
         let ctx = match program {
             Program::Guard => xdp_context(shape.split.unwrap_or(packet.len())),
-            _ => skb_context(self.ifindex(device), shape.gso),
+            _ => skb_context(self.ifindex(device), shape),
         };
         let mut out = vec![0; packet.len() + 256];
         let programs = self.programs.lock();
@@ -331,11 +333,13 @@ impl Bed {
     }
 }
 
-/// A `struct __sk_buff` with these two fields set.
-fn skb_context(ifindex: u32, gso_size: u32) -> Vec<u8> {
+/// A `struct __sk_buff` of such a packet.
+fn skb_context(ifindex: u32, shape: Shape) -> Vec<u8> {
     let mut ctx = vec![0; 192];
+    let mark = if shape.traced { TRACE_MARK } else { 0 };
+    ctx[8..12].copy_from_slice(&mark.to_ne_bytes());
     ctx[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-    ctx[176..180].copy_from_slice(&gso_size.to_ne_bytes());
+    ctx[176..180].copy_from_slice(&shape.gso.to_ne_bytes());
     ctx
 }
 

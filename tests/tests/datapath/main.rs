@@ -20,4 +20,5 @@ mod learning;
 mod live;
 mod packets;
 mod programs;
+mod trace;
 mod wire;

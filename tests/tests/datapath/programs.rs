@@ -3,17 +3,19 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
+    process::Command,
     sync::{Mutex, MutexGuard},
 };
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
 use vxplane_common::{
-    abi::{Config, Counter, DropKey, FdbKey, Learned, Traffic, map},
+    abi::{Config, Counter, DropKey, FdbKey, Learned, TraceStep, Traffic, map},
     drop::{Direction, DropReason},
+    trace::Step,
 };
 use vxplane_harness::Netns;
 
@@ -57,6 +59,9 @@ pub(crate) struct Programs(Mutex<Ebpf>);
 /// many beds at once.
 pub(crate) const LARGEST: u32 = 1024;
 
+/// `skb->mark` of the packets that are traced.
+pub(crate) const TRACE_MARK: u32 = 0x7ace_0001;
+
 impl Programs {
     /// Loads the programs with maps of their own.
     pub(crate) fn load(config: &Config) -> Self {
@@ -77,7 +82,8 @@ impl Programs {
         let log_level = 3_u8;
         loader
             .override_global("CONFIG", config, true)
-            .override_global("AYA_LOG_LEVEL", &log_level, true);
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .override_global("TRACE_MARK", &TRACE_MARK, true);
         let mut programs = loader
             .load(vxplane::datapath::OBJECT)
             .expect("loading the maps (this needs root)");
@@ -152,6 +158,31 @@ impl Programs {
         events
     }
 
+    /// The steps recorded since the last call.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        let mut programs = self.lock();
+        let mut ring = RingBuf::try_from(programs.map_mut(map::TRACE).unwrap()).unwrap();
+        let mut steps = Vec::new();
+        while let Some(item) = ring.next() {
+            let word = |at: usize| u32::from_ne_bytes(item[at..at + 4].try_into().unwrap());
+            let (kind, a, b) = (word(0), word(4), word(8));
+            steps.push(Step::decode(TraceStep { kind, a, b }).unwrap());
+        }
+        steps
+    }
+
+    /// Every map that programs write or read, as text: name, keys and values.
+    pub(crate) fn dump(&self) -> Vec<String> {
+        let programs = self.lock();
+        let mut dumped: Vec<_> = programs
+            .maps()
+            .filter(|(name, _)| !matches!(*name, map::TRACE | "AYA_LOGS" | ".rodata" | ".bss"))
+            .map(|(name, map)| format!("{name}: {}", contents(map)))
+            .collect();
+        dumped.sort();
+        dumped
+    }
+
     /// Reads every counter.
     pub(crate) fn counters(&self) -> Counters {
         let programs = self.lock();
@@ -209,6 +240,28 @@ impl Programs {
             learned.remove(&key).unwrap();
         }
     }
+}
+
+/// What a map holds, as bpftool prints it; rings are waited for by nobody, so what
+/// was written there shows in its positions.
+fn contents(map: &Map) -> String {
+    let data = match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data) => data,
+        Map::RingBuf(_) => return "a ring".to_owned(),
+        other => panic!("a map of a type that is not looked at: {other:?}"),
+    };
+    let id = data.info().unwrap().id();
+    let dump = Command::new("bpftool")
+        .args(["-j", "map", "dump", "id", &id.to_string()])
+        .output()
+        .unwrap();
+    assert!(dump.status.success(), "{dump:?}");
+    String::from_utf8(dump.stdout).unwrap()
 }
 
 fn sum(values: &PerCpuValues<Counter>) -> (u64, u64) {

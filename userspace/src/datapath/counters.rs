@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::MapError;
 use vxplane_common::{
-    abi::{Counter, DropKey, Traffic, map},
+    abi::{Counter, DropKey, EndpointDrops, Traffic, map},
     drop::{Direction, DropReason},
 };
 
@@ -16,6 +16,16 @@ fn add(a: Counter, b: &Counter) -> Counter {
         packets: a.packets.wrapping_add(b.packets),
         bytes: a.bytes.wrapping_add(b.bytes),
     }
+}
+
+/// Those reasons for which something was dropped.
+fn by_reason(drops: &EndpointDrops) -> BTreeMap<DropReason, u64> {
+    let all = DropReason::ALL.iter();
+    let count = |reason: &DropReason| {
+        let packets = *drops.packets.get(*reason as usize)?;
+        (packets > 0).then_some((*reason, packets))
+    };
+    all.filter_map(count).collect()
 }
 
 /// Whether a drop counter is of a network that is none of `networks`. What is
@@ -30,6 +40,7 @@ impl Maps {
         Ok(Counters {
             drops: self.drop_counts()?,
             traffic: self.traffic_of_endpoints()?,
+            endpoint_drops: self.drops_of_endpoints()?,
             learned: self.learned_by_network()?,
             unlearned: self.unlearned_by_network()?,
         })
@@ -97,6 +108,22 @@ impl Maps {
             Ok((slot, total))
         };
         slots.values().map(|endpoint| sum(endpoint.slot)).collect()
+    }
+
+    fn drops_of_endpoints(&self) -> Result<BTreeMap<u32, BTreeMap<DropReason, u64>>, Error> {
+        let slots = self.endpoints.snapshot()?;
+        let of_slot = |slot: u32| {
+            let error = |source| Error::Map {
+                map: map::ENDPOINT_DROPS,
+                source,
+            };
+            let drops = self.endpoint_drops.get(&slot, 0).map_err(error)?;
+            Ok((slot, by_reason(&drops)))
+        };
+        slots
+            .values()
+            .map(|endpoint| of_slot(endpoint.slot))
+            .collect()
     }
 
     fn learned_by_network(&self) -> Result<BTreeMap<u32, u32>, Error> {

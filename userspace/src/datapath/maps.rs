@@ -11,9 +11,9 @@ use aya::{
     },
 };
 use vxplane_common::abi::{
-    BlockKey, Counter, DropKey, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, Flow, FlowKey,
-    LearnBudget, Learned, MemberKey, Neighbour, NeighbourKey, Network, Peer, PeerKey, Prefix,
-    RuleKey, Traffic, map,
+    BlockKey, Counter, DropKey, Endpoint, EndpointDrops, FdbEntry, FdbKey, FloodKey, FloodTarget,
+    Flow, FlowKey, LearnBudget, Learned, MemberKey, Neighbour, NeighbourKey, Network, Peer,
+    PeerKey, Prefix, RuleKey, Traffic, map,
 };
 
 use super::{Error, dump::dump, learned::Ageing};
@@ -150,6 +150,7 @@ pub struct Maps {
     pub(super) epoch: Array<MapData, u32>,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) traffic: PerCpuArray<MapData, Traffic>,
+    pub(super) endpoint_drops: Array<MapData, EndpointDrops>,
     pub(super) ageing: Ageing,
     /// Whether some are new while programs run upon those before them: then
     /// these do not hold yet what they should.
@@ -176,6 +177,7 @@ impl Maps {
             epoch: take(object, map::EPOCH)?,
             drops: take(object, map::DROPS)?,
             traffic: take(object, map::TRAFFIC)?,
+            endpoint_drops: take(object, map::ENDPOINT_DROPS)?,
             ageing,
             filling: false,
         })
@@ -192,8 +194,15 @@ impl Maps {
         self.epoch.set(0, epoch.wrapping_add(1), 0).map_err(error)
     }
 
-    /// Starts counting the traffic of a slot from 0, for its new endpoint.
+    /// Starts counting the traffic and drops of a slot from 0, for its new endpoint.
     pub fn clear_traffic(&mut self, slot: u32) -> Result<(), Error> {
+        let none = EndpointDrops::default();
+        self.endpoint_drops
+            .set(slot, none, 0)
+            .map_err(|source| Error::Map {
+                map: map::ENDPOINT_DROPS,
+                source,
+            })?;
         let error = |source| Error::Map {
             map: map::TRAFFIC,
             source,
@@ -223,7 +232,7 @@ fn prefixes<K: Pod, V: Pod>(
     })
 }
 
-fn take<M: TryFrom<Map, Error = MapError>>(
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(
     object: &mut Ebpf,
     name: &'static str,
 ) -> Result<M, Error> {

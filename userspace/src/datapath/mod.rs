@@ -23,6 +23,7 @@ mod raw;
 mod remains;
 mod restore;
 mod takeover;
+mod trace;
 
 use std::{
     fmt,
@@ -35,7 +36,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, MapError},
+    maps::{MapData, MapError, RingBuf},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
@@ -55,6 +56,7 @@ pub use self::{
     qdiscs::Qdiscs,
     remains::Remains,
     takeover::Takeover,
+    trace::Traced,
 };
 
 /// Why the datapath is not as it should be.
@@ -95,6 +97,15 @@ pub enum Error {
     /// The kernel did not take a program.
     #[error("cannot load the program {program}; `vxplane doctor` says what this kernel lacks")]
     Verify {
+        /// Which.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A program could not be tried on a packet.
+    #[error("cannot run the program {program} on a packet")]
+    Run {
         /// Which.
         program: &'static str,
         /// What the kernel said.
@@ -172,6 +183,10 @@ fn lock(maps: &Mutex<Maps>) -> MutexGuard<'_, Maps> {
 struct Loaded {
     config: Config,
     programs: Ebpf,
+    /// `skb->mark` of the packets that are only traced, and where their steps are
+    /// recorded.
+    trace_mark: u32,
+    trace: RingBuf<MapData>,
     /// Forwards what these programs log.
     log: Option<AbortHandle>,
 }
@@ -250,6 +265,7 @@ impl Datapath {
         let mut programs = loaded.programs;
         self.held = restore::hold(&self.directory.join("maps"))?;
         let mut maps = Maps::take(&mut programs, Ageing::new(self.mac_age))?;
+        let trace = trace::ring(&mut programs)?;
         let log = events::forward_log(&mut programs);
         if let Some(shared) = &self.maps {
             let mut shared = lock(shared);
@@ -268,6 +284,8 @@ impl Datapath {
         self.loaded = Some(Loaded {
             config,
             programs,
+            trace_mark: loaded.trace_mark,
+            trace,
             log,
         });
         Ok(())

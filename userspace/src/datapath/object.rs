@@ -1,6 +1,9 @@
 //! Loading the embedded object.
 
-use std::path::Path;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    path::Path,
+};
 
 use aya::{Ebpf, EbpfLoader, programs::Program as AyaProgram};
 use vxplane_common::abi::Config;
@@ -19,6 +22,8 @@ pub(super) struct Object {
     pub(super) programs: Ebpf,
     /// Whether some maps were pinned before, and others were not.
     pub(super) completes: bool,
+    /// `skb->mark` of the packets that are only traced.
+    pub(super) trace_mark: u32,
 }
 
 /// Loads maps and programs: with a directory, upon the maps pinned there, and
@@ -27,6 +32,8 @@ pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Object, Err
     let log_level = log_level();
     let mut loader = EbpfLoader::new();
     loader.override_global("CONFIG", config, true);
+    let trace_mark = random_mark();
+    loader.override_global("TRACE_MARK", &trace_mark, true);
     loader.override_global(aya_log::LEVEL, &log_level, true);
     let mut fresh = Vec::new();
     if let Some(directory) = pinned {
@@ -52,7 +59,16 @@ pub(super) fn load(pinned: Option<&Path>, config: &Config) -> Result<Object, Err
     Ok(Object {
         programs,
         completes,
+        trace_mark,
     })
+}
+
+/// A mark that nobody can know who does not read this process's memory, and so set
+/// where the kernel would let them. Never 0, which is every packet's.
+fn random_mark() -> u32 {
+    let random = RandomState::new().hash_one(std::process::id());
+    let [a, b, c, d, ..] = random.to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d]).max(1)
 }
 
 /// What the programs log: as much as the daemon would show of it. What is off

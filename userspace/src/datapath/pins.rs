@@ -149,6 +149,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec::<abi::FloodKey, abi::FloodTarget>(map::FLOOD, Hash, abi::MAX_PEERS, Written),
     spec::<abi::DropKey, abi::Counter>(map::DROPS, PerCpuHash, abi::MAX_DROP_KEYS, Counters),
     spec::<u32, abi::Traffic>(map::TRAFFIC, PerCpuArray, abi::MAX_ENDPOINTS, Counters),
+    spec::<u32, abi::EndpointDrops>(map::ENDPOINT_DROPS, Array, abi::MAX_ENDPOINTS, Counters),
     spec::<(), ()>(map::EVENTS, RingBuf, abi::EVENT_RING_BYTES, Nothing),
     // What was decided in an epoch of another map is decided anew in this one.
     spec::<u32, u32>(map::EPOCH, Array, 1, Nothing),
@@ -324,6 +325,7 @@ mod tests {
             "FLOOD 1 Hash 8 12 65536",
             "DROPS 1 PerCpuHash 8 16 16384",
             "TRAFFIC 1 PerCpuArray 4 32 4096",
+            "ENDPOINT_DROPS 2 Array 4 256 4096",
             "EVENTS 1 RingBuf 0 0 262144",
             "EPOCH 1 Array 4 4 1",
             "MEMBERS 1 Hash 8 4 1048576",

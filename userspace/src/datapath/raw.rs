@@ -64,7 +64,7 @@ impl RawMap {
             MapType::PerCpuHash | MapType::PerCpuArray => {
                 Some(nr_cpus().map_err(|(_, error)| MapError::IoError(error))?)
             }
-            MapType::Hash => None,
+            MapType::Hash | MapType::Array => None,
             other => {
                 let map_type = other as u32;
                 return Err(MapError::InvalidMapType { map_type });

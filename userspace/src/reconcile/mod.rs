@@ -173,6 +173,8 @@ pub struct Counters {
     pub drops: Vec<DropCount>,
     /// Traffic by endpoint slot; slots in use only.
     pub traffic: BTreeMap<u32, Traffic>,
+    /// Packets dropped, by endpoint slot and reason; slots in use only.
+    pub endpoint_drops: BTreeMap<u32, BTreeMap<DropReason, u64>>,
     /// Learned MAC addresses by VNI.
     pub learned: BTreeMap<u32, u32>,
     /// Packets by VNI, since the start of the daemon, whose source MAC address was

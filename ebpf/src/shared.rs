@@ -1,0 +1,25 @@
+//! Numbers in maps that several CPUs change at once.
+
+use core::intrinsics::{AtomicOrdering::AcqRel, atomic_xadd};
+
+/// A number in a map that several CPUs change. Rust's atomics need
+/// compare-and-swap, which its BPF target does not claim to have.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub(crate) *mut u64);
+
+impl Shared {
+    #[inline(always)]
+    pub(crate) fn get(self) -> u64 {
+        // SAFETY: an aligned word in a map value, made of a live one.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Adds `value`, modulo 2^64, and returns what there was before. Not relaxed:
+    /// the compiler takes that for an addition that returns nothing, and returns
+    /// `value`.
+    #[inline(always)]
+    pub(crate) fn add(self, value: u64) -> u64 {
+        // SAFETY: as in `get`.
+        unsafe { atomic_xadd::<u64, u64, { AcqRel }>(self.0, value) }
+    }
+}
