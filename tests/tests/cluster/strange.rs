@@ -1,5 +1,7 @@
 //! What no vxplane of this version wrote.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use vxplane::store::{Change, Store as _};
 
@@ -54,6 +56,56 @@ fn what_is_not_valid_is_told_and_never_acted_on() -> Result<()> {
         let many = |it: &[String]| it.iter().any(|it| it.contains("21 more"));
         let problems = a.until_problems("bounded", many).await?;
         ensure!(problems.len() < 15, "{problems:#?}");
+        Ok(())
+    })
+}
+
+/// Claims come and go with their endpoints. One without was written by somebody
+/// else, and would keep its address, or its network, for ever.
+#[test]
+fn claims_that_no_endpoint_has_are_in_nobodys_way() -> Result<()> {
+    let site = Site::new()?;
+    site.run(async {
+        let (a, b) = (site.store("a").await?, site.store("b").await?);
+        a.put(vec![Change::PutNetwork(network("blue", 0)?)]).await?;
+        let first = a.attach("blue", "first").await?;
+        ensure!(first.ip.octets()[3] == 2, "{first:?}");
+        let claim = |name: &str, holder: &str| -> Result<()> {
+            let key = format!("/vxplane/v1/claims/blue/{name}");
+            site.etcd.ctl_with(&["put", &key, holder])?.success()?;
+            Ok(())
+        };
+        // Of nobody; of no endpoint at all; of one that has another address.
+        claim("ip/10.50.0.3", "0123456789ab")?;
+        claim("mac/02:42:0a:32:00:03", "odd/one")?;
+        claim("ip/10.50.0.4", &first.id)?;
+        let begun = Instant::now();
+        for expected in [3, 4] {
+            let container = format!("c{expected}");
+            let endpoint = b.attach("blue", &container).await?;
+            ensure!(endpoint.ip.octets()[3] == expected, "{endpoint:?}");
+            b.detach(&container).await?;
+            b.attach("blue", &container).await?;
+        }
+        let took = begun.elapsed();
+        ensure!(took < Duration::from_secs(5), "it took {took:?}");
+        // What is somebody's is nobody else's: its own claim is still there.
+        let kept = site.etcd.ctl("get /vxplane/v1/claims/blue/ip/10.50.0.2")?;
+        ensure!(kept.stdout.contains(&first.id), "{kept:?}");
+
+        for (node, container) in [(&a, "first"), (&b, "c3"), (&b, "c4")] {
+            node.detach(container).await?;
+        }
+        // More than one transaction can do something about.
+        for number in 0..70 {
+            claim(&format!("odd/{number}"), "0123456789ab")?;
+        }
+        a.put(vec![Change::RemoveNetwork("blue".to_owned())])
+            .await?;
+        let left = site
+            .etcd
+            .ctl("get /vxplane/v1/claims --prefix --keys-only")?;
+        ensure!(left.stdout.trim().is_empty(), "{left:?}");
         Ok(())
     })
 }

@@ -22,6 +22,9 @@ use crate::{
 
 /// How long to wait for the watch to bring what etcd is known to have.
 const ARRIVAL: Duration = Duration::from_secs(10);
+/// How long an endpoint may take to come that explains a claim. Longer, if the
+/// claim is one that no endpoint has.
+const EXPLAINED: Duration = Duration::from_millis(500);
 /// How long to wait for a server after one was lost.
 const RECONNECT: Duration = Duration::from_secs(10);
 /// How long another server may take to be found.
@@ -82,9 +85,14 @@ impl Inner {
                 Err(self.unknown("the watch did not bring it").into())
             }
             Ok(Outcome::Conflict(conflict)) => {
-                let known = self.arrives(epoch, |seen| self.knows(seen, &conflict));
-                if !known.await {
-                    self.doubted.notify_waiters();
+                let known = self.arrives_within(EXPLAINED, epoch, |seen| {
+                    self.knows(seen, &conflict) && self.orphans(&conflict.claims).is_none()
+                });
+                if !known.await && !self.remove_orphans(connection, &conflict.claims).await {
+                    let known = self.arrives(epoch, |seen| self.knows(seen, &conflict));
+                    if !known.await {
+                        self.doubted.notify_waiters();
+                    }
                 }
                 Err(CommitError::Outdated)
             }
@@ -115,9 +123,18 @@ impl Inner {
 
     /// Waits until the mirror is as far as told, or was read anew meanwhile.
     async fn arrives(&self, epoch: u64, far_enough: impl Fn(&Seen) -> bool) -> bool {
+        self.arrives_within(ARRIVAL, epoch, far_enough).await
+    }
+
+    async fn arrives_within(
+        &self,
+        limit: Duration,
+        epoch: u64,
+        far_enough: impl Fn(&Seen) -> bool,
+    ) -> bool {
         let mut seen = self.seen.subscribe();
         let arrived = seen.wait_for(|seen| seen.epoch != epoch || far_enough(seen));
-        let arrived = timeout(ARRIVAL, arrived).await;
+        let arrived = timeout(limit, arrived).await;
         matches!(arrived, Ok(Ok(_)))
     }
 

@@ -29,6 +29,9 @@ const DEADLINE: Duration = Duration::from_secs(8);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(8));
 /// Objects asked for at once.
 const PAGE: i64 = 1000;
+/// Claims that are looked at where none was to be: as many as one transaction can
+/// do something about.
+const CLAIMS: i64 = 50;
 /// Bytes of the largest answer that is read.
 const ANSWER_MAX: usize = 128 * 1024 * 1024;
 /// What this version writes, and the latest it can read.
@@ -217,6 +220,18 @@ pub(super) struct Conflict {
     pub(super) revision: i64,
     /// The keys whose versions are not these.
     pub(super) not: Vec<(String, i64)>,
+    /// Claims where none was to be, not always all.
+    pub(super) claims: Vec<Claim>,
+}
+
+/// A claim, whosesoever it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) key: String,
+    /// The endpoint's ID, if the claim is one of ours.
+    pub(super) holder: Vec<u8>,
+    /// The revision that wrote it.
+    pub(super) version: i64,
 }
 
 /// A connection to one server.
@@ -396,13 +411,26 @@ fn conflict(guarded: &Guarded, answer: &TxnResponse) -> Conflict {
         let versions = found.kvs().iter().map(KeyValue::mod_revision);
         let latest = versions.max().unwrap_or(0);
         conflict.revision = conflict.revision.max(latest);
-        if let Condition::Version(key, version) = condition
-            && *version != latest
-        {
-            conflict.not.push((key.clone(), *version));
+        match condition {
+            Condition::Version(key, version) if *version != latest => {
+                conflict.not.push((key.clone(), *version));
+            }
+            Condition::Free(_) | Condition::Empty(_) => {
+                conflict.claims.extend(found.kvs().iter().filter_map(claim));
+            }
+            Condition::Version(..) | Condition::NoneAfter(..) => {}
         }
     }
     conflict
+}
+
+/// None if it has a key that nothing here could name.
+fn claim(kv: &KeyValue) -> Option<Claim> {
+    Some(Claim {
+        key: kv.key_str().ok()?.to_owned(),
+        holder: kv.value().to_vec(),
+        version: kv.mod_revision(),
+    })
 }
 
 /// What happened to a key, if it is an object's.
@@ -427,6 +455,7 @@ fn compare(condition: &Condition) -> Compare {
             Compare::mod_revision(prefix.as_str(), CompareOp::Less, revision + 1)
                 .with_range(range_end(prefix))
         }
+        Condition::Free(key) => Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
         Condition::Empty(prefix) => Compare::create_revision(prefix.as_str(), CompareOp::Equal, 0)
             .with_range(range_end(prefix)),
     }
@@ -434,17 +463,19 @@ fn compare(condition: &Condition) -> Compare {
 
 /// Reads what a condition is about, to know which revision to wait for.
 fn look(condition: &Condition) -> TxnOp {
-    let options = GetOptions::new().with_keys_only();
+    let options = GetOptions::new();
     match condition {
-        Condition::Version(key, _) => TxnOp::get(key.as_str(), Some(options)),
+        Condition::Version(key, _) => TxnOp::get(key.as_str(), Some(options.with_keys_only())),
+        Condition::Free(key) => TxnOp::get(key.as_str(), None),
         Condition::NoneAfter(prefix, revision) => {
             let options = options
+                .with_keys_only()
                 .with_range(range_end(prefix))
                 .with_min_mod_revision(revision + 1);
             TxnOp::get(prefix.as_str(), Some(options))
         }
         Condition::Empty(prefix) => {
-            let options = options.with_range(range_end(prefix)).with_limit(1);
+            let options = options.with_range(range_end(prefix)).with_limit(CLAIMS);
             TxnOp::get(prefix.as_str(), Some(options))
         }
     }

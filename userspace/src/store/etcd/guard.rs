@@ -24,7 +24,9 @@ pub(super) enum Condition {
     Version(String, i64),
     /// No key with this prefix was written after this revision.
     NoneAfter(String, i64),
-    /// There is no key with this prefix.
+    /// Nobody has this claim.
+    Free(String),
+    /// Nobody has a claim with this prefix.
     Empty(String),
 }
 
@@ -147,7 +149,7 @@ impl<'a> Guard<'a> {
             }
         }
         for claim in claims.difference(&had) {
-            let free = Condition::Version(claim.clone(), 0);
+            let free = Condition::Free(claim.clone());
             self.guarded.conditions.insert(free);
             let claim = Step::Put(claim.clone(), record.id.as_bytes().to_vec());
             self.guarded.steps.push(claim);
@@ -202,10 +204,7 @@ impl<'a> Guard<'a> {
     }
 
     fn claims(&self, record: &EndpointRecord) -> BTreeSet<String> {
-        let network = &record.network;
-        let ip = self.keys.ip_claim(network, record.ip);
-        let mac = self.keys.mac_claim(network, record.mac);
-        [ip, mac].into()
+        self.keys.claims_of(record)
     }
 
     fn puts(&self, key: &ObjectKey) -> bool {
@@ -329,10 +328,10 @@ mod tests {
     fn a_new_endpoint_claims_what_is_free_in_a_network_that_stays() {
         let (conditions, steps) = guard(&mirror(None), Change::PutEndpoint(endpoint().into()));
         let expected = [
-            version(IP, 0),
-            version(MAC, 0),
             version(ENDPOINT, 0),
             version(NETWORK, 3),
+            Condition::Free(format!("/v1/{IP}")),
+            Condition::Free(format!("/v1/{MAC}")),
         ];
         assert_eq!(conditions, expected);
         let expected = [IP, MAC, ENDPOINT].map(|key| format!("+/v1/{key}"));
@@ -373,7 +372,7 @@ mod tests {
             ..endpoint()
         };
         let (conditions, steps) = guard(&mirror(Some("me")), Change::PutEndpoint(moved.into()));
-        let free = version("claims/blue/ip/10.50.0.3", 0);
+        let free = Condition::Free("/v1/claims/blue/ip/10.50.0.3".to_owned());
         assert!(conditions.contains(&free), "{conditions:?}");
         let expected = [
             "+/v1/claims/blue/ip/10.50.0.3".to_owned(),

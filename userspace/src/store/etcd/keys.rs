@@ -10,11 +10,11 @@
 //! <prefix>/v1/claims/<network>/mac/<mac>
 //! ```
 
-use std::{fmt, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 
 use vxplane_common::types::MacAddr;
 
-use crate::model::Word;
+use crate::model::{EndpointRecord, Word};
 
 /// The longest key that is looked at, in bytes after the prefix.
 const KEY_MAX: usize = 400;
@@ -100,13 +100,21 @@ impl Keys {
         format!("{}claims/{network}/", self.root)
     }
 
+    /// All that an endpoint has a claim to.
+    pub(super) fn claims_of(&self, record: &EndpointRecord) -> BTreeSet<String> {
+        let network = &record.network;
+        let ip = self.ip_claim(network, record.ip);
+        let mac = self.mac_claim(network, record.mac);
+        [ip, mac].into()
+    }
+
     /// Who has this address of this network.
-    pub(super) fn ip_claim(&self, network: &str, ip: Ipv4Addr) -> String {
+    fn ip_claim(&self, network: &str, ip: Ipv4Addr) -> String {
         format!("{}claims/{network}/ip/{ip}", self.root)
     }
 
     /// Who has this MAC address in this network.
-    pub(super) fn mac_claim(&self, network: &str, mac: MacAddr) -> String {
+    fn mac_claim(&self, network: &str, mac: MacAddr) -> String {
         format!("{}claims/{network}/mac/{mac}", self.root)
     }
 

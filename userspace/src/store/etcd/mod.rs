@@ -44,6 +44,7 @@ mod keys;
 mod lease;
 pub mod migrate;
 mod mirror;
+mod orphans;
 mod records;
 mod session;
 mod state;
