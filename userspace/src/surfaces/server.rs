@@ -271,6 +271,31 @@ mod tests {
         assert!(!rest(endless).await.contains("pong"));
     }
 
+    /// Whoever keeps a connection for later finds it closed, not broken: nothing was
+    /// asked, so nothing is answered, and it is asked again on another one.
+    #[tokio::test]
+    async fn a_connection_kept_for_too_long_ends_cleanly() {
+        const IDLE: Duration = Duration::from_millis(400);
+        let (address, _stop) = server(IDLE).await;
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        // Each request starts the time anew.
+        for _ in 0..3 {
+            let answer = ask(&mut kept).await.unwrap();
+            assert!(answer.contains("pong") && !answer.contains("connection: close"));
+            tokio::time::sleep(IDLE / 2).await;
+        }
+        let mut bytes = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), kept.read_to_end(&mut bytes));
+        // The end of the stream; a reset would be an error.
+        assert_eq!(ended.await.unwrap().unwrap(), 0, "{bytes:?}");
+        let mut anew = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut anew).await.unwrap().contains("pong"));
+        // Whoever says that it is the last request is told so, too.
+        let last = b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        anew.write_all(last).await.unwrap();
+        assert!(rest(anew).await.contains("connection: close"));
+    }
+
     #[tokio::test]
     async fn what_has_begun_is_answered_at_the_end() {
         let (address, stop) = server(Duration::from_mins(1)).await;
