@@ -184,11 +184,15 @@ impl Control {
     pub async fn remove_network(&self, name: &str) -> Result<(), Error> {
         let name = name.to_owned();
         self.to_the_end(|control| async move {
-            let done = control
-                .change(|basis| Ok(removal(plan::remove_network(basis, &name)?)))
-                .await?;
-            info!(network = name, "network removed");
-            control.follow(done.picture, "the network's removal").await
+            loop {
+                let done = control
+                    .change(|basis| plan::remove_network(basis, &name))
+                    .await?;
+                if !done.value {
+                    info!(network = name, "network removed");
+                    return control.follow(done.picture, "the network's removal").await;
+                }
+            }
         })
         .await
     }

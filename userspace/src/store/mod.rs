@@ -266,12 +266,12 @@ pub enum StoreError {
     /// A store shared with others holds something else where a change was to be
     /// made.
     #[error(
-        "what is stored at {0} is not what vxplane writes, so nothing was changed; `vxplane          status` says what is wrong with it: correct or remove it there"
+        "what is stored at {0} is not what vxplane writes, so nothing was changed; `vxplane status` says what is wrong with it: correct or remove it there"
     )]
     Unusable(String),
     /// What a later version shares with others.
     #[error(
-        "{store} has schema version {found}, and this vxplane knows {known}; install the version          that the other nodes run"
+        "{store} has schema version {found}, and this vxplane knows {known}; install the version that the other nodes run"
     )]
     NewerShared {
         /// Its servers.
@@ -293,7 +293,7 @@ pub enum StoreError {
     },
     /// A directory of a host by itself, for a cluster.
     #[error(
-        "{path} has networks, endpoints or peers that the cluster does not know; publish them          with `vxplane migrate --to etcd://…`, or start anew with another --state-dir"
+        "{path} has networks, endpoints or peers that the cluster does not know; publish them with `vxplane migrate --to etcd://…`, or start anew with another --state-dir"
     )]
     Unmigrated {
         /// The database file.
@@ -301,7 +301,7 @@ pub enum StoreError {
     },
     /// A cluster's directory, for a host by itself.
     #[error(
-        "the state directory {path} belongs to a cluster; start with --store etcd://…, or anew          with another --state-dir"
+        "the state directory {path} belongs to a cluster; start with --store etcd://…, or anew with another --state-dir"
     )]
     InCluster {
         /// The directory.

@@ -24,6 +24,9 @@ use crate::{
 /// How many endpoints are named as the reason why a network stays.
 const NAMED: usize = 5;
 
+/// How many peers are shut out of a network in one transaction, which stores bound.
+const PEERS_AT_ONCE: usize = 32;
+
 /// Finds the network of `spec.name`, or makes one: with a free subnet that
 /// overlaps none of `routes`, and a free VNI, where none are given.
 pub(crate) fn network(
@@ -84,7 +87,11 @@ pub(crate) fn network_for_subnet(
 }
 
 /// Removes a network without endpoints, and all that mentions it.
-pub(crate) fn remove_network(basis: Basis<'_>, name: &str) -> Result<Vec<Change>, Error> {
+///
+/// Peers let in by name are shut out first, some at a time if they are many; the
+/// plan's value is whether there is more to do. Who stops in between, or finds the
+/// network in use by then, has shut peers out and let nobody in.
+pub(crate) fn remove_network(basis: Basis<'_>, name: &str) -> Result<Plan<bool>, Error> {
     find_network(basis, name)?;
     let desired = basis.desired();
     let here = census::here(desired, name).map(Occupant::Here);
@@ -102,7 +109,7 @@ pub(crate) fn remove_network(basis: Basis<'_>, name: &str) -> Result<Vec<Change>
         }
         .into());
     }
-    let mut changes = vec![Change::RemoveNetwork(name.to_owned())];
+    let mut changes = Vec::new();
     for peer in desired.peers.values() {
         let PeerNetworks::Only(has) = &peer.networks else {
             continue;
@@ -119,10 +126,15 @@ pub(crate) fn remove_network(basis: Basis<'_>, name: &str) -> Result<Vec<Change>
             });
         }
     }
+    if changes.len() > PEERS_AT_ONCE {
+        changes.truncate(PEERS_AT_ONCE);
+        return Ok(Plan::existing(true, changes));
+    }
+    changes.push(Change::RemoveNetwork(name.to_owned()));
     let hints = basis.contents.hints.values();
     let obsolete = hints.filter(|hint| hint.network == name);
     changes.extend(obsolete.map(|hint| Change::RemoveHint(hint.key())));
-    Ok(changes)
+    Ok(Plan::existing(false, changes))
 }
 
 fn check_mtu(mtu: Option<u32>, underlay: Option<&Underlay>) -> Result<(), Invalid> {

@@ -119,6 +119,9 @@ impl<'a> Guard<'a> {
         self.expect(&key)?;
         let claims = Condition::Empty(self.keys.claims(name));
         self.guarded.conditions.insert(claims);
+        // None was let into it meanwhile: it would be in the next one of that name.
+        let peers = Condition::NoneAfter(self.keys.peers(), self.mirror.revision());
+        self.guarded.conditions.insert(peers);
         self.delete(&key);
         Ok(())
     }
@@ -176,8 +179,12 @@ impl<'a> Guard<'a> {
     fn put_peer(&mut self, peer: &Peer) -> Result<(), StoreError> {
         let key = ObjectKey::Peer(peer.ip);
         self.expect(&key)?;
+        let before = self.mirror.view().peers.get(&peer.ip);
         if let PeerNetworks::Only(names) = &peer.networks {
-            for name in names {
+            // Those it was let into before are there, or it would have changed, too.
+            let is_new = |name: &&String| before.is_none_or(|it| !it.networks.contains(name));
+            let new: Vec<_> = names.iter().filter(is_new).collect();
+            for name in new {
                 self.expect(&ObjectKey::Network(name.as_str().into()))?;
             }
         }
@@ -319,8 +326,9 @@ mod tests {
     fn a_network_goes_only_without_claims() {
         let removal = Change::RemoveNetwork("blue".to_owned());
         let (conditions, steps) = guard(&mirror(None), removal);
+        let peers = Condition::NoneAfter("/v1/objects/peers/".to_owned(), 9);
         let empty = Condition::Empty("/v1/claims/blue/".to_owned());
-        assert_eq!(conditions, [version(NETWORK, 3), empty]);
+        assert_eq!(conditions, [version(NETWORK, 3), peers, empty]);
         assert_eq!(steps, ["-/v1/objects/networks/blue"]);
     }
 

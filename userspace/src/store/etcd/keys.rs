@@ -90,6 +90,11 @@ impl Keys {
         format!("{}objects/networks/", self.root)
     }
 
+    /// What all foreign VTEPs' keys start with.
+    pub(super) fn peers(&self) -> String {
+        format!("{}objects/peers/", self.root)
+    }
+
     /// One object.
     pub(super) fn object(&self, key: &ObjectKey) -> String {
         format!("{}objects/{key}", self.root)

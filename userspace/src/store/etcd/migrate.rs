@@ -13,13 +13,15 @@ use super::{
     state::network_obstacle,
 };
 use crate::{
-    model::Desired,
+    model::{Desired, Peer, PeerNetworks},
     store::{Change, StoreError, file::StateFile},
 };
 
-/// Objects published at once: etcd takes 128 steps in one transaction, and an
-/// endpoint is three.
+/// Objects published at once: etcd takes 128 steps and as many conditions in one
+/// transaction, and an endpoint is four.
 const BATCH: usize = 30;
+/// The same in conditions. A peer has one for each network that it is let into.
+const BATCH_WEIGHT: usize = 120;
 
 /// What was published, and what was there already.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -83,13 +85,39 @@ pub async fn migrate(
         publish(&connection, &keys, &mirror, node, batch).await?;
         mirror = read(options, &connection, &keys, node).await?;
     }
-    for batch in others.chunks(BATCH) {
-        publish(&connection, &keys, &mirror, node, batch).await?;
+    for batch in batches(others) {
+        publish(&connection, &keys, &mirror, node, &batch).await?;
     }
     file.join_cluster(true).await?;
     let peers = desired.peers.into_keys().map(Change::RemovePeer).collect();
     file.commit(peers).await?;
     Ok(migrated)
+}
+
+/// Changes in transactions that are not too large.
+fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let mut batches: Vec<Vec<Change>> = Vec::new();
+    let mut room = 0;
+    for change in changes {
+        let weight = match &change {
+            Change::PutPeer(Peer {
+                networks: PeerNetworks::Only(names),
+                ..
+            }) => 1 + names.len(),
+            _ => BATCH_WEIGHT / BATCH,
+        };
+        match batches.last_mut() {
+            Some(batch) if weight <= room => {
+                room -= weight;
+                batch.push(change);
+            }
+            _ => {
+                room = BATCH_WEIGHT.saturating_sub(weight);
+                batches.push(vec![change]);
+            }
+        }
+    }
+    batches
 }
 
 /// The first server that is of use.
