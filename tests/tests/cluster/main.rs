@@ -8,6 +8,7 @@ mod migration;
 mod nodes;
 mod operations;
 mod outages;
+mod peers;
 mod proxy;
 mod room;
 mod scale;

@@ -49,7 +49,7 @@ fn a_host_takes_everything_along() -> Result<()> {
     daemon.network("green", "10.61.0.0/24", 61)?;
     let first = site.lab.container("c1")?;
     let second = site.lab.container("c2")?;
-    daemon.attach(&first, "blue")?;
+    let attached = daemon.attach(&first, "blue")?;
     daemon.attach(&second, "green")?;
     daemon.cli("peer add 192.0.2.77")?;
     let before = lists(&daemon)?;
@@ -82,5 +82,19 @@ fn a_host_takes_everything_along() -> Result<()> {
     let daemon = host.daemon_with(&shared)?;
     let after = lists(&daemon)?;
     ensure!(before == after, "{before:#}\n{after:#}");
+    // Asked for again, without a name, it is the same; a new one is named after
+    // its node, so that another host's cannot be taken for it.
+    let again = daemon.attach(&first, "blue")?;
+    ensure!(again == attached, "{again:?} was {attached:?}");
+    let new = site.lab.container("c3")?;
+    let new = daemon.attach(&new, "blue")?;
+    let new = daemon.api("GET", &format!("/v1/endpoints/{}", new.id), None)?;
+    let name = new["container_id"].as_str().unwrap_or_default();
+    ensure!(name.starts_with("netns-one-"), "{new}");
+    ensure!(
+        lists(&daemon)?["endpoints"]
+            .as_array()
+            .is_some_and(|it| it.len() == 3)
+    );
     Ok(())
 }

@@ -65,7 +65,8 @@ impl Room {
 }
 
 impl Machine {
-    fn new(lab: &Lab, name: &str, etcd: &EtcdMember) -> Result<Self> {
+    /// One more host of that name.
+    pub(crate) fn new(lab: &Lab, name: &str, etcd: &EtcdMember) -> Result<Self> {
         let host = lab.host(name)?;
         let store = format!("--store etcd://{}", etcd.address());
         let flags = format!("{store} --etcd-lease 3 --node {name}");

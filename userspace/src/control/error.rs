@@ -404,6 +404,16 @@ pub enum Conflict {
     /// There are as many peers as are allowed.
     #[error("there are {0} peers, which is the most there can be; remove one first")]
     TooManyPeers(usize),
+    /// A node of the cluster is a peer without being added.
+    #[error(
+        "{ip} is node {node}: nodes are peers by themselves in the networks they share, so there is nothing to add"
+    )]
+    PeerIsNode {
+        /// As asked for.
+        ip: Ipv4Addr,
+        /// Whose it is.
+        node: String,
+    },
     /// More receivers of a broadcast than a network can have.
     #[error(
         "network {0} has {MAX_FLOOD} endpoints on this host and peers, which is the most a network can have here"
@@ -541,6 +551,7 @@ impl Conflict {
             Self::TooManyNetworks(_) => "too_many_networks",
             Self::TooManyEndpoints(_) => "too_many_endpoints",
             Self::TooManyPeers(_) => "too_many_peers",
+            Self::PeerIsNode { .. } => "peer_is_node",
             Self::NetworkCrowded(_) => "network_crowded",
             Self::NetworkInUse { .. } => "network_in_use",
             Self::AddressInUse { .. } => "ip_in_use",

@@ -11,7 +11,7 @@ use crate::{
         error::{Conflict, Error, NotFound},
         spec::check_peer,
     },
-    model::{Peer, PeerNetworks},
+    model::{Desired, Peer, PeerNetworks},
     store::Change,
 };
 
@@ -26,6 +26,7 @@ pub(crate) fn add_peer(
     own: Option<Ipv4Addr>,
 ) -> Result<Plan<Peer>, Error> {
     check_peer(ip, own)?;
+    check_no_node(basis.desired(), ip)?;
     for name in networks {
         find_network(basis, name)?;
     }
@@ -66,6 +67,20 @@ pub(crate) fn remove_peer(basis: Basis<'_>, ip: Ipv4Addr) -> Result<Vec<Change>,
         return Ok(vec![Change::RemovePeer(ip)]);
     }
     Err(NotFound::Peer(ip.to_string()).into())
+}
+
+/// An entry would do nothing while the node lives, and afterwards let in one that
+/// was withdrawn. The node would remove it, too.
+fn check_no_node(desired: &Desired, ip: Ipv4Addr) -> Result<(), Conflict> {
+    let cluster = desired.cluster.iter();
+    let mut nodes = cluster.flat_map(|cluster| cluster.nodes.values());
+    match nodes.find(|node| node.vtep == ip) {
+        Some(node) => Err(Conflict::PeerIsNode {
+            ip,
+            node: node.name.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn union(has: &PeerNetworks, asked: &PeerNetworks) -> PeerNetworks {

@@ -1,6 +1,7 @@
 //! What is done without being asked: endpoints that etcd has lost are published
 //! again, those that others have taken over are given up, what etcd says of
-//! unsettled ones is believed, and what was seen is saved.
+//! unsettled ones is believed, this node is no foreign peer, and what was seen is
+//! saved.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +39,7 @@ impl Inner {
             self.believe_unsettled().await?;
             self.give_up().await?;
             self.publish_missing().await?;
+            self.be_no_foreign_peer().await?;
         }
         Ok(self.save_seen().await?)
     }
@@ -120,6 +122,37 @@ impl Inner {
                 Err(CommitError::Outdated) => self.upkeep.notify_one(),
                 Err(error) => return Err(error),
             }
+        }
+        Ok(())
+    }
+
+    /// Takes this node's address out of the foreign peers, where it may be from the
+    /// time before it came into the cluster: nodes are peers by themselves, and one
+    /// that is gone is to be withdrawn, not let in again as a stranger.
+    async fn be_no_foreign_peer(&self) -> Result<(), CommitError> {
+        let Some(connection) = self.link.borrow().connection().cloned() else {
+            return Ok(());
+        };
+        let (vtep, guarded) = {
+            let state = self.state();
+            let own = state.mirror.node(&self.node);
+            let own = own.filter(|node| node.instance == self.instance);
+            let Some(vtep) = own.map(|node| node.vtep) else {
+                return Ok(());
+            };
+            if !state.mirror.view().peers.contains_key(&vtep) {
+                return Ok(());
+            }
+            let removal = [Change::RemovePeer(vtep)];
+            (
+                vtep,
+                Guard::new(&self.keys, &state.mirror, &self.node).all(&removal)?,
+            )
+        };
+        match self.transact(&connection, &guarded).await {
+            Ok(()) => info!(peer = %vtep, "no foreign peer any more, as it is this node"),
+            Err(CommitError::Outdated) => self.upkeep.notify_one(),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
