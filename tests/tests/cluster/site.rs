@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use vxplane::{
     model::{Endpoint, Labels, NetnsRef, Network, Node},
     store::{
-        Change, CommitError, Contents, Picture, Store,
+        Change, CommitError, Contents, Picture, Store, StoreError,
         etcd::{Etcd, EtcdOptions},
     },
 };
@@ -67,9 +67,18 @@ impl Site {
     }
 }
 
-/// The store of the node of that name.
+/// The store of the node of that name. One that was dropped just now may still be
+/// writing.
 pub(crate) async fn open(options: EtcdOptions, directory: &Path, node: &str) -> Result<TestNode> {
-    let store = Etcd::open(options, directory, node).await?;
+    let end = Instant::now() + SOON;
+    let store = loop {
+        match Etcd::open(options.clone(), directory, node).await {
+            Err(StoreError::Locked { .. }) if Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            opened => break opened?,
+        }
+    };
     Ok(TestNode {
         name: node.to_owned(),
         store: Arc::new(store),
