@@ -7,7 +7,7 @@
 //! VTEPs:        192.0.2.1 this host (u0)   .2 and .3 peers of 100   .4 peer of 200
 //! ```
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use vxplane_common::{
@@ -297,6 +297,28 @@ impl Bed {
     /// and the packet afterwards.
     pub(crate) fn run(&self, program: Program, device: Device, packet: &[u8]) -> (i32, Vec<u8>) {
         self.run_with(program, device, Shape::default(), packet)
+    }
+
+    /// Runs a program so many times and returns how long one run took.
+    pub(crate) fn time(
+        &self,
+        program: Program,
+        device: Device,
+        packet: &[u8],
+        repeat: u32,
+    ) -> Duration {
+        let ctx = skb_context(self.ifindex(device), Shape::default());
+        let programs = self.programs.lock();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            ctx_in: Some(&ctx),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let loaded = programs.program(program.name()).unwrap();
+        let loaded = <&SchedClassifier>::try_from(loaded).unwrap();
+        let result = self.netns.enter(|| loaded.test_run(options));
+        result.unwrap().unwrap().duration
     }
 
     /// The same with a packet that is not just its bytes.

@@ -13,7 +13,7 @@ use aya::{
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
 use vxplane_common::{
-    abi::{Config, Counter, DropKey, FdbKey, Learned, TraceStep, Traffic, map},
+    abi::{Config, Counter, DropKey, FdbKey, Learned, MAX_FLOOD, TraceStep, Traffic, map},
     drop::{Direction, DropReason},
     trace::Step,
 };
@@ -71,7 +71,6 @@ impl Programs {
             map::LEARNED,
             map::NEIGHBOURS,
             map::PEERS,
-            map::FLOOD,
             map::MEMBERS,
             map::FLOWS,
             map::NEW_FLOWS,
@@ -79,6 +78,8 @@ impl Programs {
         ] {
             loader.map_max_entries(name, LARGEST);
         }
+        // The largest network there can be, and others.
+        loader.map_max_entries(map::FLOOD, MAX_FLOOD + LARGEST);
         let log_level = 3_u8;
         loader
             .override_global("CONFIG", config, true)

@@ -7,12 +7,15 @@ use std::{
 
 use nix::{
     libc,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socket},
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, setsockopt, socket, sockopt},
 };
 use vxplane_harness::Netns;
 
 /// How long the kernel may take with a frame on its way through one machine.
 const SETTLE: Duration = Duration::from_millis(2);
+
+/// Room for frames that nobody has looked at yet, in bytes.
+const TAPPED: usize = 64 << 20;
 
 /// A `struct virtio_net_hdr`, which stands before each frame: no offload wanted,
 /// and how long the headers are. Frames of more than a page get no more than that
@@ -33,14 +36,27 @@ pub(crate) fn index(netns: &Netns, device: &str) -> u32 {
 
 impl Wire {
     pub(crate) fn open(netns: &Netns, device: &str) -> Self {
+        let wire = Self::new(netns);
+        wire.turn_on(libc::PACKET_IGNORE_OUTGOING);
+        wire.bind(index(netns, device));
+        wire
+    }
+
+    /// Also for what goes out by the device, thousands of frames at once.
+    pub(crate) fn tap(netns: &Netns, device: &str) -> Self {
+        let wire = Self::new(netns);
+        setsockopt(&wire.socket, sockopt::RcvBufForce, &TAPPED).unwrap();
+        wire.bind(index(netns, device));
+        wire
+    }
+
+    fn new(netns: &Netns) -> Self {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = netns
             .enter(|| socket(AddressFamily::Packet, SockType::Raw, flags, None).unwrap())
             .unwrap();
         let wire = Self { socket };
         wire.turn_on(libc::PACKET_VNET_HDR);
-        wire.turn_on(libc::PACKET_IGNORE_OUTGOING);
-        wire.bind(index(netns, device));
         wire
     }
 
