@@ -32,6 +32,7 @@ const NAMESPACES: &[Program] = &[
     ("nsenter", &["util-linux"]),
     ("setpriv", &["util-linux"]),
     ("chrt", &["util-linux"]),
+    ("ethtool", &["ethtool"]),
 ];
 
 /// What makes and watches traffic between them.
@@ -39,7 +40,6 @@ const TRAFFIC: &[Program] = &[
     ("ping", &["iputils-ping"]),
     ("iperf3", &["iperf3"]),
     ("tcpdump", &["tcpdump"]),
-    ("ethtool", &["ethtool"]),
 ];
 
 /// What installs it, and judges its units.

@@ -1,157 +1,79 @@
-//! What is measured, in which unit, and which way is better.
+//! What is measured of a load, in which unit, and which way is better.
 
-use clap::ValueEnum as _;
 use serde::Serialize;
 
-use super::agent::{Load, Outcome};
+use super::agent::Outcome;
 
-/// One row of the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// One kind of value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Metric {
-    /// Payload of one TCP connection.
-    TcpOneFlow,
-    /// Payload of four TCP connections together.
-    TcpFourFlows,
-    /// Datagrams of 64 bytes of payload that arrive.
-    UdpRate,
-    /// Median round trip on a TCP connection.
-    TcpRoundTrip,
-    /// 99th percentile of it.
-    TcpRoundTripTail,
-    /// Median round trip over UDP.
-    UdpRoundTrip,
-    /// 99th percentile of it.
-    UdpRoundTripTail,
-    /// Connections made, used for a request and a reply, and closed.
-    Connects,
-    /// Processor time of the whole machine for a gigabyte over TCP.
+    /// Payload that arrives.
+    Throughput,
+    /// Processor time of the whole machine for a gigabyte that arrives.
     CpuPerGigabyte,
-    /// Processor time of the whole machine for a million datagrams.
+    /// Datagrams that arrive.
+    PacketRate,
+    /// Processor time of the whole machine for a million that arrive.
     CpuPerMillion,
+    /// Exchanges, or connections made, used and closed.
+    Rate,
+    /// The median round trip.
+    P50,
+    /// What 99 in a hundred round trips do not exceed.
+    P99,
+    /// What 999 in a thousand do not exceed.
+    P999,
 }
 
 impl Metric {
-    /// All of them in the order of the report.
-    pub(crate) const ALL: [Self; 10] = [
-        Self::TcpOneFlow,
-        Self::TcpFourFlows,
-        Self::UdpRate,
-        Self::Connects,
-        Self::TcpRoundTrip,
-        Self::UdpRoundTrip,
-        Self::TcpRoundTripTail,
-        Self::UdpRoundTripTail,
-        Self::CpuPerGigabyte,
-        Self::CpuPerMillion,
-    ];
-
-    /// What people read.
-    pub(crate) fn title(self) -> &'static str {
+    /// What is added to a workload's title; nothing where that says it all.
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
-            Self::TcpOneFlow => "TCP, 1 flow",
-            Self::TcpFourFlows => "TCP, 4 flows",
-            Self::UdpRate => "UDP 64 B received",
-            Self::TcpRoundTrip => "TCP round trip p50",
-            Self::TcpRoundTripTail => "TCP round trip p99",
-            Self::UdpRoundTrip => "UDP round trip p50",
-            Self::UdpRoundTripTail => "UDP round trip p99",
-            Self::Connects => "connect-request-close",
-            Self::CpuPerGigabyte => "CPU per GB (TCP, 1 flow)",
-            Self::CpuPerMillion => "CPU per million (UDP)",
+            Self::Throughput | Self::PacketRate => "",
+            Self::CpuPerGigabyte => ": CPU per GB",
+            Self::CpuPerMillion => ": CPU per million",
+            Self::Rate => ": rate",
+            Self::P50 => ": p50",
+            Self::P99 => ": p99",
+            Self::P999 => ": p99.9",
         }
     }
 
     /// The unit of its values.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::TcpOneFlow | Self::TcpFourFlows => "Gbit/s",
-            Self::UdpRate => "Mpps",
-            Self::Connects => "k/s",
-            Self::TcpRoundTrip
-            | Self::TcpRoundTripTail
-            | Self::UdpRoundTrip
-            | Self::UdpRoundTripTail => "µs",
+            Self::Throughput => "Gbit/s",
+            Self::PacketRate => "Mpps",
+            Self::Rate => "k/s",
+            Self::P50 | Self::P99 | Self::P999 => "µs",
             Self::CpuPerGigabyte | Self::CpuPerMillion => "s",
         }
     }
 
     /// Whether more is better: rates, but neither latencies nor costs.
     pub(crate) fn more_is_better(self) -> bool {
-        matches!(
-            self,
-            Self::TcpOneFlow | Self::TcpFourFlows | Self::UdpRate | Self::Connects
-        )
-    }
-}
-
-/// One kind of load and how its two sides are placed. One processor carries the
-/// whole path in each, and where the sides take turns or one waits for the other
-/// it runs both: wake-ups across processors cost several times what is to be
-/// measured, and vary. Only a sender of datagrams never waits; its receiver is
-/// apart, or it would lose what it has no turn to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Probe {
-    pub(crate) load: Load,
-    pub(crate) flows: usize,
-    pub(crate) server_apart: bool,
-}
-
-impl Probe {
-    /// All that are run in a round.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::new(Load::Stream, 1, false),
-        Self::new(Load::Stream, 4, false),
-        Self::new(Load::Datagrams, 1, true),
-        Self::new(Load::TcpExchange, 1, false),
-        Self::new(Load::UdpExchange, 1, false),
-        Self::new(Load::Connects, 1, false),
-    ];
-
-    const fn new(load: Load, flows: usize, server_apart: bool) -> Self {
-        Self {
-            load,
-            flows,
-            server_apart,
-        }
+        matches!(self, Self::Throughput | Self::PacketRate | Self::Rate)
     }
 
-    /// As in progress lines.
-    pub(crate) fn name(self) -> String {
-        let load = self
-            .load
-            .to_possible_value()
-            .map(|value| value.get_name().to_owned());
-        format!("{} × {}", load.unwrap_or_default(), self.flows)
-    }
-
-    /// The values that one sample of it gives.
-    pub(crate) fn values(self, observed: &Observed) -> Vec<(Metric, f64)> {
+    /// Its value in one sample, `None` if nothing came
+    /// through.
+    pub(crate) fn value(self, observed: &Observed) -> Option<f64> {
         let seconds = observed.seconds;
         let received = real(observed.server.count);
-        let gigabytes = received / 1e9;
-        let millions = received / 1e6;
-        match (self.load, self.flows) {
-            (Load::Stream, 1) => vec![
-                (Metric::TcpOneFlow, gigabytes * 8.0 / seconds),
-                (Metric::CpuPerGigabyte, observed.cpu_seconds / gigabytes),
-            ],
-            (Load::Stream, _) => vec![(Metric::TcpFourFlows, gigabytes * 8.0 / seconds)],
-            (Load::Datagrams, _) => vec![
-                (Metric::UdpRate, millions / seconds),
-                (Metric::CpuPerMillion, observed.cpu_seconds / millions),
-            ],
-            (Load::TcpExchange, _) => {
-                round_trips(observed, Metric::TcpRoundTrip, Metric::TcpRoundTripTail)
-            }
-            (Load::UdpExchange, _) => {
-                round_trips(observed, Metric::UdpRoundTrip, Metric::UdpRoundTripTail)
-            }
-            (Load::Connects, _) => vec![(
-                Metric::Connects,
-                real(observed.client.count) / 1e3 / seconds,
-            )],
-        }
+        let times = observed.client.round_trip;
+        let micros = |nanos: u64| real(nanos) / 1e3;
+        let value = match self {
+            Self::Throughput => received * 8.0 / 1e9 / seconds,
+            Self::CpuPerGigabyte => observed.cpu_seconds / (received / 1e9),
+            Self::PacketRate => received / 1e6 / seconds,
+            Self::CpuPerMillion => observed.cpu_seconds / (received / 1e6),
+            Self::Rate => real(observed.client.count) / 1e3 / seconds,
+            Self::P50 => micros(times?.p50),
+            Self::P99 => micros(times?.p99),
+            Self::P999 => micros(times?.p999),
+        };
+        value.is_normal().then_some(value)
     }
 }
 
@@ -164,14 +86,6 @@ pub(crate) struct Observed {
     pub(crate) seconds: f64,
 }
 
-fn round_trips(observed: &Observed, middle: Metric, tail: Metric) -> Vec<(Metric, f64)> {
-    observed
-        .client
-        .round_trip
-        .map(|(p50, p99)| vec![(middle, real(p50) / 1e3), (tail, real(p99) / 1e3)])
-        .unwrap_or_default()
-}
-
 /// Counts and nanoseconds of one window are far below 2^52.
 #[expect(clippy::cast_precision_loss, reason = "values are far below 2^52")]
 fn real(count: u64) -> f64 {
@@ -180,7 +94,10 @@ fn real(count: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{agent::RoundTrip, workload::Workload},
+        *,
+    };
 
     fn observed(client: Outcome, server: Outcome) -> Observed {
         Observed {
@@ -198,42 +115,45 @@ mod tests {
         }
     }
 
+    fn values(workload: Workload, observed: &Observed) -> Vec<Option<f64>> {
+        let metrics = workload.metrics().iter();
+        metrics.map(|it| it.value(observed)).collect()
+    }
+
     #[test]
     fn a_stream_gives_throughput_and_cost() {
         let observed = observed(counted(0), counted(1_500_000_000));
-        assert_eq!(
-            Probe::ALL[0].values(&observed),
-            [(Metric::TcpOneFlow, 6.0), (Metric::CpuPerGigabyte, 2.0)]
-        );
-        assert_eq!(
-            Probe::ALL[1].values(&observed),
-            [(Metric::TcpFourFlows, 6.0)]
-        );
+        assert_eq!(values(Workload::Tcp1, &observed), [Some(6.0), Some(2.0)]);
     }
 
     #[test]
     fn datagrams_count_where_they_arrive() {
         let observed = observed(counted(9_000_000), counted(1_000_000));
-        assert_eq!(
-            Probe::ALL[2].values(&observed),
-            [(Metric::UdpRate, 0.5), (Metric::CpuPerMillion, 3.0)]
-        );
+        assert_eq!(values(Workload::Udp64, &observed), [Some(0.5), Some(3.0)]);
     }
 
     #[test]
     fn round_trips_are_in_microseconds() {
         let client = Outcome {
             count: 4000,
-            round_trip: Some((12_500, 40_000)),
+            round_trip: Some(RoundTrip {
+                p50: 12_500,
+                p99: 40_000,
+                p999: 90_000,
+            }),
         };
         let observed = observed(client, counted(0));
         assert_eq!(
-            Probe::ALL[3].values(&observed),
-            [
-                (Metric::TcpRoundTrip, 12.5),
-                (Metric::TcpRoundTripTail, 40.0)
-            ]
+            values(Workload::TcpExchange, &observed),
+            [Some(2.0), Some(12.5), Some(40.0), Some(90.0)]
         );
-        assert_eq!(Probe::ALL[5].values(&observed), [(Metric::Connects, 2.0)]);
+        assert_eq!(values(Workload::Connect, &observed), [Some(2.0)]);
+    }
+
+    #[test]
+    fn nothing_is_no_value() {
+        let observed = observed(counted(0), counted(0));
+        assert_eq!(values(Workload::Udp64, &observed), [None, None]);
+        assert_eq!(values(Workload::FirstPacket, &observed), [None, None]);
     }
 }

@@ -3,6 +3,8 @@
 //! what disturbs the machine disturbs all variants alike.
 
 pub(crate) mod agent;
+mod goals;
+mod json;
 mod machine;
 mod metric;
 mod netns;
@@ -10,8 +12,10 @@ mod plot;
 mod report;
 mod results;
 mod sample;
+mod scene;
 mod site;
 mod stats;
+mod workload;
 
 use std::{
     fs,
@@ -20,15 +24,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use self::{
     machine::Machine,
-    metric::Probe,
-    results::{Results, Sample},
+    results::{Cell, Results, Row},
     sample::Timing,
-    site::{Site, Variant},
+    scene::Scene,
+    site::{Ground, Site, Variant},
+    workload::Workload,
 };
 use crate::{
     build::{self, Profile},
@@ -41,7 +46,8 @@ use crate::{
 /// What to measure and where to put the report.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Two rounds of short samples: to see that it works, not to quote.
+    /// Two rounds of short samples in the main scenes: to see that it works, not to
+    /// quote.
     #[arg(long)]
     quick: bool,
     /// How often everything is measured.
@@ -53,9 +59,15 @@ pub(crate) struct Options {
     /// Exit with status 1 if a bar is not met.
     #[arg(long)]
     check: bool,
-    /// What to compare.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Variant::DEFAULT)]
+    /// How hosts are joined [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    scenes: Vec<Scene>,
+    /// What to compare [default: what a scene is for].
+    #[arg(long, value_enum, value_delimiter = ',')]
     variants: Vec<Variant>,
+    /// What to put on the path [default: what a scene is for].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    workloads: Vec<Workload>,
     /// Measure this `vxplane` instead of building one.
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -74,45 +86,27 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         thread::available_parallelism()?.get() >= 2,
         "one processor is not enough: a sender and a receiver of datagrams need one each"
     );
-    ensure!(
-        !options.check
-            || Variant::JUDGED
-                .iter()
-                .all(|it| options.variants.contains(it)),
-        "--check needs the variants {} and {}: the bars are about them",
-        Variant::JUDGED[0].name(),
-        Variant::JUDGED[1].name()
-    );
     packages::ensure(Purpose::Bench)?;
-    let binaries = Binaries {
-        vxplane: vxplane(workspace, options)?,
-        before: before(options)?,
-    };
+    let binaries = Binaries::find(workspace, options)?;
     let machine = Machine::observe(workspace)?;
     eprintln!("{machine}");
     let results = measure(options, &binaries)?;
-    let table = report::table(&results, &options.variants);
-    let bars = report::bars(&results);
-    print!("\n{machine}\n{}\n\n{table}\n{bars}", report::METHOD);
+    let page = report::markdown(&machine, &results);
+    print!("\n{page}\n");
     let out = out(workspace, options, &machine);
-    write(
-        &out,
-        "bench.json",
-        &report::json(&machine, &results, &options.variants)?,
-    )?;
-    write(
-        &out,
-        "bench.svg",
-        &plot::svg(&results, &options.variants, &machine.to_string()),
-    )?;
-    write(
-        &out,
-        "bench.txt",
-        &format!("{machine}\n{}\n\n{table}\n{bars}", report::METHOD),
-    )?;
+    write(&out, "results.md", &page)?;
+    write(&out, "results.json", &json::document(&machine, &results)?)?;
+    for scene in Scene::ALL {
+        if let Some(plot) = plot::svg(&results, scene, &machine.to_string()) {
+            write(&out, &format!("{}.svg", scene.name()), &plot)?;
+        }
+    }
     println!("report: {}", out.display());
-    if options.check && !results::judge(&results).iter().all(|bar| bar.met) {
-        bail!("a bar is not met");
+    if options.check {
+        let bars = goals::bars();
+        let judged = goals::judge(&bars, &results);
+        ensure!(judged.len() == bars.len(), "not all bars were measured");
+        ensure!(judged.iter().all(|bar| bar.met), "a bar is not met");
     }
     Ok(())
 }
@@ -124,34 +118,40 @@ struct Binaries {
 }
 
 impl Binaries {
+    fn find(workspace: &Workspace, options: &Options) -> Result<Self> {
+        let none = options.variants.is_empty();
+        let ours = none || options.variants.iter().any(|it| it.is_ours());
+        let before = options.variants.contains(&Variant::Before);
+        Ok(Self {
+            vxplane: if ours {
+                vxplane(workspace, options)?
+            } else {
+                PathBuf::new()
+            },
+            before: if before {
+                let binary = options.before.as_deref();
+                existing(binary.context("say with --before which build that variant is")?)?
+            } else {
+                PathBuf::new()
+            },
+        })
+    }
+
     fn of(&self, variant: Variant) -> &Path {
         match variant {
             Variant::Before => &self.before,
-            Variant::Bare | Variant::Kernel | Variant::Netfilter | Variant::Vxplane => {
-                &self.vxplane
-            }
+            _ => &self.vxplane,
         }
     }
 }
 
 /// Built as users get it, unless another build is given.
 fn vxplane(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
-    if !options.variants.contains(&Variant::Vxplane) {
-        return Ok(PathBuf::new());
-    }
     if let Some(binary) = &options.binary {
         return existing(binary);
     }
     build::ebpf(workspace)?;
     build::daemon(workspace, Profile::Release)
-}
-
-fn before(options: &Options) -> Result<PathBuf> {
-    if !options.variants.contains(&Variant::Before) {
-        return Ok(PathBuf::new());
-    }
-    let binary = options.before.as_deref();
-    existing(binary.context("say with --before which build the variant `before` is")?)
 }
 
 fn existing(binary: &Path) -> Result<PathBuf> {
@@ -169,44 +169,87 @@ fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
         .with_context(|| format!("writing {name} to {}", directory.display()))
 }
 
-/// Builds all sites, then goes round: every probe on every variant in turn, in
-/// an order that changes from round to round.
+/// Scene by scene.
 fn measure(options: &Options, binaries: &Binaries) -> Result<Results> {
     interrupt::listen()?;
-    let mut sites = Vec::new();
-    for variant in &options.variants {
-        eprintln!("building {}", variant.name());
-        let site = Site::build(*variant, binaries.of(*variant));
-        sites.push(site.with_context(|| format!("building {}", variant.name()))?);
-        interrupt::check()?;
-    }
-    let (rounds, timing) = plan(options);
+    let scenes = match (&options.scenes[..], options.quick) {
+        ([], true) => &Scene::QUICK[..],
+        ([], false) => &Scene::ALL[..],
+        (chosen, _) => chosen,
+    };
+    sample::hurry()?;
     let mut results = Results::default();
+    for scene in scenes {
+        let workloads = scene.workloads().iter().copied();
+        let workloads: Vec<_> = workloads
+            .filter(|it| options.workloads.is_empty() || options.workloads.contains(it))
+            .collect();
+        if !workloads.is_empty() {
+            play(options, binaries, *scene, &workloads, &mut results)
+                .with_context(|| format!("the scene {}", scene.name()))?;
+        }
+    }
+    Ok(results)
+}
+
+/// Builds all sites of a scene, then goes round: every workload on every variant in
+/// turn, in an order that changes from round to round.
+fn play(
+    options: &Options,
+    binaries: &Binaries,
+    scene: Scene,
+    workloads: &[Workload],
+    results: &mut Results,
+) -> Result<()> {
+    let sites = build_sites(options, binaries, scene)?;
+    let (rounds, timing) = plan(options);
     for round in 0..rounds {
-        for probe in Probe::ALL {
+        for workload in workloads {
             eprintln!(
-                "round {} of {rounds}: {} (load {})",
+                "{}, round {} of {rounds}: {} (load {})",
+                scene.name(),
                 round + 1,
-                probe.name(),
+                workload.name(),
                 machine::load()?
             );
             for site in in_turn(&sites, round) {
-                let values = sample::take(site, probe, timing).with_context(|| {
-                    format!("measuring {} on {}", probe.name(), site.variant().name())
-                })?;
+                let variant = site.variant();
+                let values = sample::take(site, scene.setting(), *workload, timing)
+                    .with_context(|| format!("{} on {}", workload.name(), variant.name()))?;
                 for (metric, value) in values {
-                    results.add(Sample {
-                        round,
-                        variant: site.variant(),
+                    let row = Row {
+                        scene,
+                        workload: *workload,
                         metric,
-                        value,
-                    });
+                    };
+                    results.add(Cell { row, variant }, round, value);
                 }
                 interrupt::check()?;
             }
         }
     }
-    Ok(results)
+    Ok(())
+}
+
+fn build_sites(options: &Options, binaries: &Binaries, scene: Scene) -> Result<Vec<Site>> {
+    let variants = if options.variants.is_empty() {
+        scene.variants()
+    } else {
+        &options.variants
+    };
+    let mut sites = Vec::new();
+    for variant in variants {
+        eprintln!("{}: building {}", scene.name(), variant.name());
+        let ground = Ground {
+            variant: *variant,
+            setting: scene.setting(),
+            binary: binaries.of(*variant),
+        };
+        let site = Site::build(&ground);
+        sites.push(site.with_context(|| format!("building {}", variant.name()))?);
+        interrupt::check()?;
+    }
+    Ok(sites)
 }
 
 fn plan(options: &Options) -> (usize, Timing) {

@@ -1,96 +1,151 @@
-//! The report: a table for people, JSON for programs.
+//! The report for people: tables in Markdown.
 
 use std::fmt::Write as _;
 
-use anyhow::Result;
-use serde::Serialize;
-
 use super::{
+    goals::{self, Judgement},
     machine::Machine,
-    metric::Metric,
-    results::{Judgement, Results, judge},
+    results::{Cell, Results, Row},
+    scene::Scene,
     site::Variant,
 };
 
 /// How it was measured, for those who want to repeat it or doubt it.
 pub(crate) const METHOD: &str = "\
-Hosts are network namespaces joined by a veth pair with its default offloads, MTU 1500 (overlay 1450).
-Variants alternate within each round. Values are medians over rounds, ± the median distance from them;
-ratios are medians of the ratios within each round.
-Both sides run on the first CPU in real time, and with them the whole path; only the receiver of
-datagrams has the second CPU, where it polls. Messages have 64 bytes. Reno everywhere, static neighbours,
-IPv6 off; bridge netfilter on in `netfilter` only. CPU time is of the whole machine, whatever else runs on it included.";
+Hosts are network namespaces joined by a veth pair. Variants alternate within each round. \
+Values are medians over rounds, ± the median distance from them; ratios are medians of the \
+ratios within each round. Unless a scene says otherwise, one processor carries the whole \
+path, both sides included, which run in real time; only the receiver of datagrams has the \
+second processor, where it polls. Streams are written 1 MiB at a time, requests and replies \
+have 64 bytes. Reno everywhere, static neighbours, IPv6 off; bridge netfilter on in \
+`netfilter` only, and where Docker turns it on. Processor time is of the whole machine, \
+whatever else runs on it included.";
 
-/// A row a metric, a column a variant, and vxplane's ratios to the others.
-pub(crate) fn table(results: &Results, variants: &[Variant]) -> String {
-    let others: Vec<Variant> = variants
-        .iter()
-        .copied()
-        .filter(|variant| *variant != Variant::Vxplane)
-        .collect();
-    let compared = others.len() < variants.len();
-    let mut text = format!("{:<26}{:>7}", "median", "");
-    for variant in variants {
-        push(&mut text, format_args!("{:>18}", variant.name()));
-    }
-    for other in others.iter().filter(|_| compared) {
-        push(
-            &mut text,
-            format_args!("{:>18}", format!("vxplane/{}", other.name())),
-        );
-    }
-    text.push('\n');
-    for metric in Metric::ALL {
-        push(
-            &mut text,
-            format_args!("{:<26}{:>7}", metric.title(), metric.unit()),
-        );
-        for variant in variants {
-            let cell = results
-                .median(*variant, metric)
-                .zip(results.spread(*variant, metric))
-                .map_or_else(
-                    || "–".to_owned(),
-                    |(value, spread)| format!("{value:.3} ±{:>2.0} %", spread * 100.0),
-                );
-            push(&mut text, format_args!("{cell:>18}"));
+/// The whole page.
+pub(crate) fn markdown(machine: &Machine, results: &Results) -> String {
+    let mut text = format!("# Results\n\n{machine}.\n\n{METHOD}\n");
+    text += &judgements("The bars", &goals::judge(&goals::bars(), results));
+    for scene in Scene::ALL {
+        let rows = results.rows(scene);
+        if rows.is_empty() {
+            continue;
         }
-        for other in others.iter().filter(|_| compared) {
-            let cell = results
-                .ratio(metric, Variant::Vxplane, *other)
-                .map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
-            push(&mut text, format_args!("{cell:>18}"));
+        let name = scene.name();
+        push(
+            &mut text,
+            format_args!(
+                "\n## {}\n\n![{name}]({name}.svg)\n\n{}",
+                scene.title(),
+                medians(results, &rows, scene)
+            ),
+        );
+        text += &ratios(results, &rows, scene);
+    }
+    let goals = goals::judge(&goals::goals(results), results);
+    text += &judgements("The goals", &goals);
+    text
+}
+
+/// A row a metric, a column a variant.
+fn medians(results: &Results, rows: &[Row], scene: Scene) -> String {
+    let variants = results.variants(scene);
+    let mut text = head("median", variants.iter().map(|it| it.name()));
+    for row in rows {
+        push(
+            &mut text,
+            format_args!("| {}, {} |", row.title(), row.metric.unit()),
+        );
+        for variant in &variants {
+            let cell = Cell {
+                row: *row,
+                variant: *variant,
+            };
+            let value = results.median(cell).zip(results.spread(cell));
+            let shown = value.map_or_else(
+                || "–".to_owned(),
+                |(value, spread)| format!("{} ±{:.0} %", rounded(value), spread * 100.0),
+            );
+            push(&mut text, format_args!(" {shown} |"));
         }
         text.push('\n');
     }
     text
 }
 
-/// A line a bar: met or not.
-pub(crate) fn bars(results: &Results) -> String {
+/// The variants that the others are compared with, relative to each.
+fn ratios(results: &Results, rows: &[Row], scene: Scene) -> String {
+    let variants = results.variants(scene);
+    let subjects = [Variant::Vxplane, Variant::VxplanePolicy];
     let mut text = String::new();
-    for bar in judge(results) {
-        let strictly = bar.strictly.map_or_else(String::new, |ratio| {
-            format!(" ({ratio:.2} × {})", Variant::STRICT_BASELINE.name())
-        });
+    for subject in subjects.into_iter().filter(|it| variants.contains(it)) {
+        let others: Vec<_> = variants.iter().filter(|it| **it != subject).collect();
+        if others.is_empty() {
+            continue;
+        }
+        let title = format!("{} relative to", subject.name());
+        text.push('\n');
+        text += &head(&title, others.iter().map(|it| it.name()));
+        for row in rows {
+            push(&mut text, format_args!("| {} |", row.title()));
+            for other in &others {
+                let of = |variant| Cell { row: *row, variant };
+                let ratio = results.ratio(of(subject), of(**other));
+                let shown = ratio.map_or_else(|| "–".to_owned(), |it| format!("{it:.2}"));
+                push(&mut text, format_args!(" {shown} |"));
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn head(first: &str, columns: impl Iterator<Item = &'static str>) -> String {
+    let mut head = format!("| {first} |");
+    let mut rule = "|---|".to_owned();
+    for column in columns {
+        push(&mut head, format_args!(" {column} |"));
+        rule += "--:|";
+    }
+    format!("{head}\n{rule}\n")
+}
+
+/// A line for each: met or not.
+pub(crate) fn judgements(title: &str, judged: &[Judgement]) -> String {
+    if judged.is_empty() {
+        return String::new();
+    }
+    let met = judged.iter().filter(|it| it.met).count();
+    let mut text = format!(
+        "\n## {title}\n\n{met} of {} met.\n\n| what | relative to | required | reached | |\n\
+         |---|---|--:|--:|---|\n",
+        judged.len()
+    );
+    for it in judged {
         push(
             &mut text,
             format_args!(
-                "{:<8} {}: {:.2} × {}{strictly}, required {} {}\n",
-                if bar.met { "met" } else { "NOT MET" },
-                bar.metric.title(),
-                bar.reached,
-                Variant::BASELINE.name(),
-                if bar.metric.more_is_better() {
-                    "≥"
-                } else {
-                    "≤"
-                },
-                bar.required,
+                "| {} | {} | {} {:.2} | {:.2} | {} |\n",
+                it.what,
+                it.against,
+                if it.more_is_better { "≥" } else { "≤" },
+                it.required,
+                it.reached,
+                if it.met { "met" } else { "**missed**" },
             ),
         );
     }
     text
+}
+
+/// Three figures that say something, whatever the unit.
+fn rounded(value: f64) -> String {
+    let digits = match value {
+        100.0.. => 0,
+        10.0.. => 1,
+        1.0.. => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
 }
 
 /// Writing to a string cannot fail.
@@ -98,105 +153,37 @@ fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(arguments);
 }
 
-/// Everything a program may want to know about a run.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
-    machine: &'a Machine,
-    method: &'a str,
-    medians: Vec<Median>,
-    bars: Vec<Judgement>,
-    samples: &'a Results,
-}
-
-#[derive(Debug, Serialize)]
-struct Median {
-    metric: Metric,
-    unit: &'static str,
-    variant: Variant,
-    value: f64,
-    /// Median distance from the median, relative to it.
-    spread: Option<f64>,
-    ratio_to_kernel: Option<f64>,
-    ratio_to_netfilter: Option<f64>,
-    ratio_to_bare: Option<f64>,
-}
-
-/// The run as JSON.
-pub(crate) fn json(machine: &Machine, results: &Results, variants: &[Variant]) -> Result<String> {
-    let medians = Metric::ALL.iter().flat_map(|metric| {
-        variants.iter().filter_map(|variant| {
-            Some(Median {
-                metric: *metric,
-                unit: metric.unit(),
-                variant: *variant,
-                value: results.median(*variant, *metric)?,
-                spread: results.spread(*variant, *metric),
-                ratio_to_kernel: results.ratio(*metric, *variant, Variant::Kernel),
-                ratio_to_netfilter: results.ratio(*metric, *variant, Variant::Netfilter),
-                ratio_to_bare: results.ratio(*metric, *variant, Variant::Bare),
-            })
-        })
-    });
-    let document = Document {
-        machine,
-        method: METHOD,
-        medians: medians.collect(),
-        bars: judge(results),
-        samples: results,
-    };
-    Ok(serde_json::to_string_pretty(&document)? + "\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::results::tests::results, *};
 
-    const VARIANTS: [Variant; 2] = [Variant::Kernel, Variant::Vxplane];
-
     #[test]
-    fn the_table_has_a_row_a_metric_and_ratios_last() {
-        let table = table(&results(1.5), &VARIANTS);
-        let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines.len(), 1 + Metric::ALL.len());
-        assert!(lines[0].ends_with("vxplane/kernel"), "{}", lines[0]);
-        let rate: Vec<&str> = lines[3].split_whitespace().collect();
-        assert_eq!(
-            rate,
-            [
-                "UDP", "64", "B", "received", "Mpps", "2.000", "±10", "%", "3.000", "±10", "%",
-                "1.50"
-            ]
+    fn the_page_has_a_row_a_metric_and_ratios_after_them() {
+        let page = markdown(&Machine::unknown(), &results(1.5));
+        assert!(page.contains("| median | kernel | netfilter | vxplane |\n"));
+        assert!(
+            page.contains("| UDP 64 B, 1 flow, Mpps | 2.00 ±10 % | 2.00 ±10 % | 3.00 ±10 % |\n")
         );
+        assert!(page.contains("| UDP 64 B, 1 flow | 1.50 | 1.50 |\n"));
+        assert!(!page.contains(Scene::Nic.title()), "not measured");
     }
 
     #[test]
-    fn without_vxplane_there_are_no_ratios() {
-        let table = table(&results(1.5), &[Variant::Kernel]);
-        assert!(!table.contains('/') || !table.contains("vxplane/"));
-    }
-
-    #[test]
-    fn bars_are_read_out() {
-        let text = bars(&results(1.5));
-        assert!(text.starts_with(
-            "met      UDP 64 B received: 1.50 × netfilter (1.50 × kernel), required ≥ 1.5\n"
+    fn bars_and_goals_are_read_out() {
+        let page = markdown(&Machine::unknown(), &results(1.5));
+        assert!(page.contains("1 of 3 met."));
+        assert!(page.contains(
+            "| Two hosts: UDP 64 B, 1 flow, vxplane | netfilter | ≥ 1.50 | 1.50 | met |\n"
         ));
-        assert!(text.contains(
-            "NOT MET  TCP round trip p50: 1.50 × netfilter (1.50 × kernel), required ≤ 0.75\n"
+        assert!(page.contains(
+            "| Two hosts: TCP request-response: p50, vxplane | netfilter | ≤ 0.75 | 1.50 | \
+             **missed** |\n"
         ));
     }
 
     #[test]
-    fn json_holds_every_sample() -> Result<()> {
-        let text = json(&Machine::unknown(), &results(1.5), &VARIANTS)?;
-        let value: serde_json::Value = serde_json::from_str(&text)?;
-        assert_eq!(
-            value["samples"].as_array().map(Vec::len),
-            Some(3 * 3 * Metric::ALL.len())
-        );
-        assert_eq!(value["samples"][0]["variant"], "kernel");
-        assert_eq!(value["medians"][1]["ratio_to_kernel"].as_f64(), Some(1.5));
-        assert_eq!(value["bars"][0]["met"], true);
-        Ok(())
+    fn figures_have_three_digits() {
+        let shown = [123.4, 12.34, 1.234, 0.1234].map(rounded);
+        assert_eq!(shown, ["123", "12.3", "1.23", "0.123"]);
     }
 }

@@ -2,8 +2,6 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::Ipv4Addr,
-    path::Path,
     process::{self, Child, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
@@ -15,8 +13,10 @@ use clap::ValueEnum;
 use super::{
     agent::{Outcome, Side, Window, monotonic_nanos},
     machine,
-    metric::{Metric, Observed, Probe},
+    metric::{Metric, Observed},
+    scene::Setting,
     site::Site,
+    workload::Workload,
 };
 use crate::interrupt;
 
@@ -27,12 +27,24 @@ pub(crate) struct Timing {
     pub(crate) length: Duration,
 }
 
+/// Has this process run as soon as a sample begins or ends: the two sides may keep
+/// every processor busy in real time. What it starts is as it would be otherwise.
+pub(crate) fn hurry() -> Result<()> {
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--reset-on-fork", "--fifo", "--pid", "2"]);
+    crate::process::run(chrt.arg(process::id().to_string()))
+}
+
 /// Takes one sample and returns the values it gives.
-pub(crate) fn take(site: &Site, probe: Probe, timing: Timing) -> Result<Vec<(Metric, f64)>> {
-    let server_cpu = usize::from(probe.server_apart);
-    let address = site.server_address();
-    let mut server = Agent::start(probe, Side::Server, site.server(), server_cpu, address)?;
-    let mut client = Agent::start(probe, Side::Client, site.client(), 0, address)?;
+pub(crate) fn take(
+    site: &Site,
+    setting: Setting,
+    workload: Workload,
+    timing: Timing,
+) -> Result<Vec<(Metric, f64)>> {
+    let apart = setting.two_processors || workload.receiver_is_apart();
+    let mut server = Agent::start(site, Side::Server, workload, usize::from(apart))?;
+    let mut client = Agent::start(site, Side::Client, workload, 0)?;
     let window = Window::after(timing.warm_up, timing.length)?;
     server.tell(window)?;
     client.tell(window)?;
@@ -41,19 +53,16 @@ pub(crate) fn take(site: &Site, probe: Probe, timing: Timing) -> Result<Vec<(Met
     sleep_until(window.end)?;
     let busy = machine::busy()?.saturating_sub(before);
     interrupt::check()?;
-    let client = client.outcome().context("the client's outcome")?;
-    let server = server.outcome().context("the server's outcome")?;
-    let values = probe.values(&Observed {
-        client,
-        server,
+    let observed = Observed {
+        client: client.outcome().context("the client's outcome")?,
+        server: server.outcome().context("the server's outcome")?,
         cpu_seconds: busy.as_secs_f64(),
         seconds: timing.length.as_secs_f64(),
-    });
-    ensure!(
-        !values.is_empty() && values.iter().all(|(_, value)| value.is_normal()),
-        "nothing came through: {values:?}"
-    );
-    Ok(values)
+    };
+    let metrics = workload.metrics().iter();
+    let values = metrics.map(|metric| Some((*metric, metric.value(&observed)?)));
+    let values: Option<Vec<_>> = values.collect();
+    values.with_context(|| format!("nothing came through: {observed:?}"))
 }
 
 fn sleep_until(nanos: u64) -> Result<()> {
@@ -70,21 +79,22 @@ struct Agent {
 
 impl Agent {
     /// Starts one and waits until it is ready.
-    fn start(
-        probe: Probe,
-        side: Side,
-        netns: &Path,
-        cpu: usize,
-        address: Ipv4Addr,
-    ) -> Result<Self> {
+    fn start(on: &Site, side: Side, workload: Workload, cpu: usize) -> Result<Self> {
+        let netns = match side {
+            Side::Client => on.client(),
+            Side::Server => on.server(),
+        };
         // Not `current_exe`: a build may replace that file while we run.
         let ourselves = format!("/proc/{}/exe", process::id());
         // In real time, so that what else runs on the machine takes no turns.
         let mut child = Command::new("chrt")
             .args(["--fifo", "1", &ourselves, "bench-agent"])
-            .args(["--side", &name(&side), "--load"])
-            .args([name(&probe.load), format!("--flows={}", probe.flows)])
-            .args([format!("--cpu={cpu}"), format!("--address={address}")])
+            .args(["--side", &name(&side)])
+            .args(["--load", &name(&workload.load())])
+            .arg(format!("--flows={}", workload.flows()))
+            .arg(format!("--size={}", workload.size()))
+            .arg(format!("--cpu={cpu}"))
+            .arg(format!("--address={}", on.server_address()))
             .arg("--netns")
             .arg(netns)
             .stdin(Stdio::piped())

@@ -1,11 +1,14 @@
-//! The variants, each built on a pair of hosts of its own, so that all of them
-//! stand ready at once and samples can alternate.
+//! The variants, each built on hosts of its own, so that all of them stand ready
+//! at once and samples can alternate.
 
 mod kernel;
+mod local;
+mod routed;
 mod underlay;
 mod vxplane;
 
 use std::{
+    fmt::Debug,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
@@ -15,72 +18,171 @@ use clap::ValueEnum;
 use serde::Serialize;
 use vxplane_harness::Netns;
 
-use super::netns;
+use super::{netns, scene::Setting};
 
-pub(crate) use vxplane::Daemon;
-
-/// How two processes on two hosts reach one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+/// How two processes reach one another. The order is that of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Variant {
-    /// Over the underlay, without containers: what no overlay can beat.
+    /// Without containers: what no overlay can beat. On one host, two ends of a
+    /// veth pair.
     Bare,
+    /// Containers whose packets the hosts route, without encapsulation.
+    Routed,
     /// Containers behind a bridge with a vxlan device, bridge netfilter off.
     Kernel,
     /// The same with bridge netfilter on, but without rules: what vxplane must beat.
     Netfilter,
     /// Containers on a network of vxplane.
     Vxplane,
+    /// The same, and policies select both containers.
+    VxplanePolicy,
+    /// vxplane with 100 endpoints on each host.
+    Endpoints100,
+    /// With 1,000.
+    Endpoints1000,
+    /// vxplane with 100 entries in the policies.
+    Entries100,
+    /// With 10,000.
+    Entries10000,
     /// vxplane by another build of it.
     Before,
 }
 
 impl Variant {
-    /// What a run compares unless told otherwise.
-    pub(crate) const DEFAULT: [Self; 4] =
-        [Self::Bare, Self::Kernel, Self::Netfilter, Self::Vxplane];
+    /// What is compared between two hosts.
+    pub(crate) const TWO_HOSTS: [Self; 5] = [
+        Self::Bare,
+        Self::Routed,
+        Self::Kernel,
+        Self::Netfilter,
+        Self::Vxplane,
+    ];
 
-    /// What the bars are relative to: the overlay on a host where Docker has
-    /// turned bridge netfilter on (docs/BENCHMARKS.md says which does).
-    pub(crate) const BASELINE: Self = Self::Netfilter;
+    /// What is compared on one host.
+    pub(crate) const SAME_HOST: [Self; 5] = Self::TWO_HOSTS;
 
-    /// Without these no bar can be judged.
-    pub(crate) const JUDGED: [Self; 2] = [Self::Vxplane, Self::BASELINE];
+    /// What is compared to see that vxplane's cost stays flat.
+    pub(crate) const SCALE: [Self; 3] = [Self::Vxplane, Self::Endpoints100, Self::Endpoints1000];
 
-    /// The overlay at its best, to be compared with as well.
-    pub(crate) const STRICT_BASELINE: Self = Self::Kernel;
+    /// Overlays that others make of their parts.
+    pub(crate) const OTHER_OVERLAYS: [Self; 0] = [];
 
     /// As in tables and plots.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Routed => "routed",
             Self::Kernel => "kernel",
             Self::Netfilter => "netfilter",
             Self::Vxplane => "vxplane",
+            Self::VxplanePolicy => "vxplane-policy",
+            Self::Endpoints100 => "endpoints100",
+            Self::Endpoints1000 => "endpoints1000",
+            Self::Entries100 => "entries100",
+            Self::Entries10000 => "entries10000",
             Self::Before => "before",
+        }
+    }
+
+    /// Whether a build of vxplane is needed for it: the one that is measured.
+    pub(crate) fn is_ours(self) -> bool {
+        !matches!(
+            self,
+            Self::Bare | Self::Routed | Self::Kernel | Self::Netfilter | Self::Before
+        )
+    }
+
+    /// Endpoints on each host.
+    fn endpoints(self) -> usize {
+        match self {
+            Self::Endpoints100 => 100,
+            Self::Endpoints1000 => 1000,
+            _ => 1,
+        }
+    }
+
+    /// Entries in the policies that select its containers, `None` without any.
+    fn entries(self) -> Option<usize> {
+        match self {
+            Self::VxplanePolicy => Some(0),
+            Self::Entries100 => Some(100),
+            Self::Entries10000 => Some(10_000),
+            _ => None,
         }
     }
 }
 
-/// Two hosts joined by an underlay, and what a variant needs on them. Dropping
-/// it takes everything down, daemons before the namespaces they run in.
+/// What a site is built of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ground<'a> {
+    pub(crate) variant: Variant,
+    pub(crate) setting: Setting,
+    /// The `vxplane` to measure.
+    pub(crate) binary: &'a Path,
+}
+
+impl Ground<'_> {
+    /// A network namespace with this part in it.
+    fn netns(&self, role: &str) -> Result<Netns> {
+        netns::create(&format!("{}-{role}", self.variant.name()))
+    }
+
+    /// What VXLAN leaves of the underlay's MTU.
+    fn overlay_mtu(&self) -> u32 {
+        self.setting.mtu - 50
+    }
+}
+
+/// Where load is sent from and to, and all that carries it. Dropping it takes
+/// everything down, what runs before the namespaces it runs in.
 #[derive(Debug)]
 pub(crate) struct Site {
     variant: Variant,
     client: PathBuf,
     server: PathBuf,
     server_address: Ipv4Addr,
-    _daemons: Vec<Daemon>,
+    _running: Vec<Box<dyn Debug>>,
     _namespaces: Vec<Netns>,
 }
 
 impl Site {
-    /// Builds one. `binary` is the `vxplane` to measure.
-    pub(crate) fn build(variant: Variant, binary: &Path) -> Result<Self> {
-        match variant {
-            Variant::Bare => bare(),
-            Variant::Kernel | Variant::Netfilter => kernel::site(variant),
-            Variant::Vxplane | Variant::Before => vxplane::site(variant, binary),
+    /// Builds one.
+    pub(crate) fn build(ground: &Ground<'_>) -> Result<Self> {
+        match (ground.variant, ground.setting.same_host) {
+            (Variant::Bare, false) => bare(ground),
+            (Variant::Bare, true) => local::bare(ground),
+            (Variant::Routed, false) => routed::site(ground),
+            (Variant::Routed, true) => local::routed(ground),
+            (Variant::Kernel | Variant::Netfilter, false) => kernel::site(ground),
+            (Variant::Kernel | Variant::Netfilter, true) => local::bridged(ground),
+            (_, false) => vxplane::site(ground),
+            (_, true) => local::vxplane(ground),
+        }
+    }
+
+    /// Of two namespaces, the others being what must not go before them.
+    fn between(
+        ground: &Ground<'_>,
+        [client, server]: [Netns; 2],
+        server_address: Ipv4Addr,
+        others: impl IntoIterator<Item = Netns>,
+    ) -> Self {
+        Self {
+            variant: ground.variant,
+            client: client.path(),
+            server: server.path(),
+            server_address,
+            _running: Vec::new(),
+            _namespaces: [client, server].into_iter().chain(others).collect(),
+        }
+    }
+
+    /// The same, with what runs there.
+    fn running(self, running: impl IntoIterator<Item = Box<dyn Debug>>) -> Self {
+        Self {
+            _running: running.into_iter().collect(),
+            ..self
         }
     }
 
@@ -105,14 +207,7 @@ impl Site {
     }
 }
 
-fn bare() -> Result<Site> {
-    let [a, b] = underlay::hosts(Variant::Bare)?;
-    Ok(Site {
-        variant: Variant::Bare,
-        client: a.path(),
-        server: b.path(),
-        server_address: underlay::ADDRESSES[1],
-        _daemons: Vec::new(),
-        _namespaces: vec![a, b],
-    })
+fn bare(ground: &Ground<'_>) -> Result<Site> {
+    let hosts = underlay::hosts(ground)?;
+    Ok(Site::between(ground, hosts, underlay::ADDRESSES[1], []))
 }

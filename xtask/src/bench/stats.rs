@@ -12,10 +12,10 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*below, *sorted.get(middle)?))
 }
 
-/// The smallest of the ascending values that at least `percent` in a hundred do
+/// The smallest of the ascending values that at least `permille` in a thousand do
 /// not exceed (nearest rank). `None` without values.
-pub(crate) fn percentile(ascending: &[u64], percent: usize) -> Option<u64> {
-    let rank = (ascending.len() * percent).div_ceil(100).max(1);
+pub(crate) fn permille(ascending: &[u64], permille: usize) -> Option<u64> {
+    let rank = (ascending.len() * permille).div_ceil(1000).max(1);
     ascending.get(rank - 1).copied()
 }
 
@@ -42,12 +42,13 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_occurred() {
         let hundred: Vec<u64> = (1..=100).collect();
-        assert_eq!(percentile(&hundred, 50), Some(50));
-        assert_eq!(percentile(&hundred, 99), Some(99));
-        assert_eq!(percentile(&[3, 8], 50), Some(3));
-        assert_eq!(percentile(&[3, 8], 99), Some(8));
-        assert_eq!(percentile(&[3], 0), Some(3));
-        assert_eq!(percentile(&[], 50), None);
+        assert_eq!(permille(&hundred, 500), Some(50));
+        assert_eq!(permille(&hundred, 990), Some(99));
+        assert_eq!(permille(&hundred, 999), Some(100));
+        assert_eq!(permille(&[3, 8], 500), Some(3));
+        assert_eq!(permille(&[3, 8], 990), Some(8));
+        assert_eq!(permille(&[3], 0), Some(3));
+        assert_eq!(permille(&[], 500), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! processor time is read.
 
 mod client;
+mod hello;
 mod server;
 mod window;
 
@@ -31,7 +32,7 @@ pub(crate) use window::{Window, monotonic_nanos};
 /// Where the server listens; nothing else is in the namespaces.
 const PORT: u16 = 7000;
 
-/// Payload of every datagram, request and reply, in bytes.
+/// Payload of every request and reply, in bytes.
 const MESSAGE: usize = 64;
 
 /// No agent lives longer, whatever happens to the bench that started it.
@@ -46,9 +47,12 @@ pub(crate) struct Options {
     /// What goes over the path.
     #[arg(long)]
     load: Load,
-    /// TCP connections in parallel (streams only).
+    /// How many in parallel.
     #[arg(long, default_value_t = 1)]
     flows: usize,
+    /// Payload bytes of a datagram.
+    #[arg(long, default_value_t = MESSAGE)]
+    size: usize,
     /// The network namespace to run in.
     #[arg(long)]
     netns: PathBuf,
@@ -82,6 +86,8 @@ pub(crate) enum Load {
     UdpExchange,
     /// A TCP connection for every request.
     Connects,
+    /// Requests and replies over UDP, each from a port not used before.
+    FirstPackets,
 }
 
 /// What one side counted within the window.
@@ -89,8 +95,16 @@ pub(crate) enum Load {
 pub(crate) struct Outcome {
     /// Bytes, datagrams, exchanges or connections.
     pub(crate) count: u64,
-    /// Round trips in nanoseconds: median and 99th percentile.
-    pub(crate) round_trip: Option<(u64, u64)>,
+    /// How long round trips took.
+    pub(crate) round_trip: Option<RoundTrip>,
+}
+
+/// Percentiles of round trips in nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct RoundTrip {
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+    pub(crate) p999: u64,
 }
 
 /// Runs one side: says `ready`, reads the window, prints the outcome.
@@ -104,8 +118,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     enter(options)?;
     let address = SocketAddrV4::new(options.address, PORT);
     let outcome = match options.side {
-        Side::Server => server::run(options.load, options.flows, address)?,
-        Side::Client => client::run(options.load, options.flows, address)?,
+        Side::Server => {
+            hello::answer(options.address)?;
+            server::run(options, address)?
+        }
+        Side::Client => {
+            hello::ask(options.address)?;
+            client::run(options, address)?
+        }
     };
     println!("{}", serde_json::to_string(&outcome)?);
     // Flows that outlive the window must not keep the process.
@@ -130,4 +150,10 @@ fn agree() -> Result<Window> {
     let mut line = String::new();
     stdin().read_line(&mut line).context("reading the window")?;
     line.parse()
+}
+
+/// Where the server of each flow is, if they have ports of their own.
+fn flow_addresses(flows: usize, first: SocketAddrV4) -> impl Iterator<Item = SocketAddrV4> {
+    let ports = (first.port()..).take(flows);
+    ports.map(move |port| SocketAddrV4::new(*first.ip(), port))
 }

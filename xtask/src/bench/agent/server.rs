@@ -3,14 +3,14 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Load, MESSAGE, Outcome, Window, agree, monotonic_nanos};
+use super::{Load, MESSAGE, Options, Outcome, Window, agree, flow_addresses, monotonic_nanos};
 
 /// Large enough for what arrives while the receiver sleeps.
 const RECEIVE_BUFFER: usize = 16 << 20;
@@ -23,13 +23,16 @@ const NAP: Duration = Duration::from_micros(200);
 /// Datagrams read before looking at the clock.
 const BATCH: u64 = 64;
 
+/// No datagram is larger.
+const LARGEST: usize = 2048;
+
 /// Serves one load until its window is over.
-pub(super) fn run(load: Load, flows: usize, address: SocketAddrV4) -> Result<Outcome> {
-    match load {
-        Load::Stream => streams(flows, address),
+pub(super) fn run(options: &Options, address: SocketAddrV4) -> Result<Outcome> {
+    match options.load {
+        Load::Stream => streams(options.flows, address),
         Load::Datagrams => datagrams(address),
-        Load::TcpExchange => tcp_exchange(address),
-        Load::UdpExchange => udp_exchange(address),
+        Load::TcpExchange => tcp_exchanges(options.flows, address),
+        Load::UdpExchange | Load::FirstPackets => udp_exchanges(options.flows, address),
         Load::Connects => connects(address),
     }
 }
@@ -103,7 +106,7 @@ fn datagrams(address: SocketAddrV4) -> Result<Outcome> {
 
 /// Reads what has arrived, at most a batch, so that the clock is looked at.
 fn receive_waiting(socket: &UdpSocket) -> Result<u64> {
-    let mut message = [0; MESSAGE];
+    let mut message = [0; LARGEST];
     for received in 0..BATCH {
         match socket.recv(&mut message) {
             Ok(_) => {}
@@ -114,33 +117,63 @@ fn receive_waiting(socket: &UdpSocket) -> Result<u64> {
     Ok(BATCH)
 }
 
-fn tcp_exchange(address: SocketAddrV4) -> Result<Outcome> {
+fn tcp_exchanges(flows: usize, address: SocketAddrV4) -> Result<Outcome> {
     let listener = listen(address)?;
     agree()?;
-    let (mut stream, _) = listener.accept()?;
+    let answering = (0..flows)
+        .map(|_| {
+            let (stream, _) = listener.accept()?;
+            Ok(thread::spawn(move || tcp_exchange(stream)))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    all(answering)
+}
+
+fn tcp_exchange(mut stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
     let mut message = [0; MESSAGE];
     loop {
         match stream.read_exact(&mut message) {
             Ok(()) => stream.write_all(&message)?,
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Outcome::default()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error).context("reading a request"),
         }
     }
 }
 
-/// Answers until something shorter than a request says that it is over.
-fn udp_exchange(address: SocketAddrV4) -> Result<Outcome> {
-    let socket = UdpSocket::bind(address)?;
+/// At as many ports as there are flows.
+fn udp_exchanges(flows: usize, address: SocketAddrV4) -> Result<Outcome> {
+    let sockets = flow_addresses(flows, address)
+        .map(|address| Ok(UdpSocket::bind(address)?))
+        .collect::<Result<Vec<_>>>()?;
     agree()?;
+    let answering = sockets.into_iter();
+    all(answering
+        .map(|socket| thread::spawn(move || udp_exchange(&socket)))
+        .collect())
+}
+
+/// Answers until something shorter than a request says that it is over.
+fn udp_exchange(socket: &UdpSocket) -> Result<()> {
     let mut message = [0; MESSAGE];
     loop {
         let (length, client) = socket.recv_from(&mut message)?;
         if length < MESSAGE {
-            return Ok(Outcome::default());
+            return Ok(());
         }
         socket.send_to(&message, client)?;
     }
+}
+
+/// Waits for all threads. What they do is counted by the client.
+fn all(threads: Vec<JoinHandle<Result<()>>>) -> Result<Outcome> {
+    for thread in threads {
+        let Ok(result) = thread.join() else {
+            bail!("a thread panicked");
+        };
+        result?;
+    }
+    Ok(Outcome::default())
 }
 
 /// The server closes first, so that the ports which wait out a connection's end

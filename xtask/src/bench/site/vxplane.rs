@@ -5,6 +5,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -15,37 +16,146 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Netns, Site, Variant, netns, underlay};
-use crate::process::stdout_of;
+use super::{Ground, Netns, Site, underlay};
+use crate::{interrupt, process::stdout_of};
 
 /// How long a daemon may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Both hosts with one container each.
-pub(super) fn site(variant: Variant, binary: &Path) -> Result<Site> {
-    let [a, b] = underlay::hosts(variant)?;
-    let client = netns::create(&format!("{}-ca", variant.name()))?;
-    let server = netns::create(&format!("{}-cb", variant.name()))?;
-    let daemons = vec![Daemon::start(binary, &a)?, Daemon::start(binary, &b)?];
-    for (daemon, container, own, other) in
-        [(&daemons[0], &client, 0, 1), (&daemons[1], &server, 1, 0)]
-    {
-        daemon.command("network create bench --subnet 10.99.0.0/24 --vni 42")?;
+/// Labels of the two containers, by which policies select them.
+const ROLES: [&str; 2] = ["client", "server"];
+
+/// The network's subnet, large enough for all endpoints.
+const SUBNET: &str = "10.99.0.0/16";
+
+/// Endpoints that are attached at the same time.
+const AT_ONCE: usize = 16;
+
+/// Both hosts with one container each, and further endpoints beside it.
+pub(super) fn site(ground: &Ground<'_>) -> Result<Site> {
+    let [a, b] = underlay::hosts(ground)?;
+    let containers = [ground.netns("ca")?, ground.netns("cb")?];
+    let daemons = [
+        Daemon::start(ground.binary, &a)?,
+        Daemon::start(ground.binary, &b)?,
+    ];
+    let mut namespaces = vec![a, b];
+    for (own, other) in [(0, 1), (1, 0)] {
+        let daemon = &daemons[own];
+        network(daemon)?;
         daemon.command(&format!("peer add {}", underlay::ADDRESSES[other]))?;
-        daemon.command(&format!(
-            "endpoint attach --network bench --netns {} --ip {}",
-            container.path().display(),
-            underlay::CONTAINERS[own],
-        ))?;
-        underlay::know(container, "eth0", underlay::CONTAINERS[other])?;
+        attach(daemon, &containers[own], own)?;
+        underlay::know(&containers[own], "eth0", underlay::CONTAINERS[other])?;
+        if ground.variant.endpoints() > 1 {
+            let crowd = ground.netns(&format!("crowd{own}"))?;
+            fill(daemon, &crowd, own, ground.variant.endpoints() - 1)?;
+            namespaces.push(crowd);
+        }
+        policies(ground, daemon)?;
     }
-    Ok(Site {
-        variant,
-        client: client.path(),
-        server: server.path(),
-        server_address: underlay::CONTAINERS[1],
-        _daemons: daemons,
-        _namespaces: vec![client, server, a, b],
+    let site = Site::between(ground, containers, underlay::CONTAINERS[1], namespaces);
+    Ok(site.running(daemons.map(|it| Box::new(it) as _)))
+}
+
+/// Makes the network that is measured.
+pub(super) fn network(daemon: &Daemon) -> Result<()> {
+    let line = format!("network create bench --subnet {SUBNET} --vni 42");
+    daemon.command(&line).map(drop)
+}
+
+/// Attaches one of the two containers that are measured.
+pub(super) fn attach(daemon: &Daemon, container: &Netns, own: usize) -> Result<()> {
+    let line = format!(
+        "endpoint attach --network bench --netns {} --ip {} --label bench={}",
+        container.path().display(),
+        underlay::CONTAINERS[own],
+        ROLES[own],
+    );
+    daemon.command(&line).map(drop)
+}
+
+/// Attaches endpoints that do nothing, all in one namespace; many at once, since the
+/// daemon makes ready in one pass whatever it was asked for meanwhile.
+fn fill(daemon: &Daemon, crowd: &Netns, own: usize, count: usize) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let attach = || -> Result<()> {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return Ok(());
+            }
+            let [low, high, ..] = number.to_le_bytes();
+            daemon.command(&format!(
+                "endpoint attach --network bench --netns {} --container crowd{number} \
+                 --ifname e{number} --ip 10.99.{}.{low}",
+                crowd.path().display(),
+                (own + 1) * 16 + usize::from(high),
+            ))?;
+            interrupt::check()?;
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(attach)).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(attached) => attached?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Applies policies that select both containers and allow what is measured, with as
+/// many entries besides as the variant wants, all of which are looked at before it
+/// is allowed by the last one.
+pub(super) fn policies(ground: &Ground<'_>, daemon: &Daemon) -> Result<()> {
+    let Some(entries) = ground.variant.entries() else {
+        return Ok(());
+    };
+    let file = daemon.directory.join("policies.json");
+    let policies = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [
+            policy(ROLES[0], "Egress", "egress", "to", ROLES[1], entries),
+            policy(ROLES[0], "Ingress", "ingress", "from", ROLES[1], entries),
+            policy(ROLES[1], "Ingress", "ingress", "from", ROLES[0], entries),
+            policy(ROLES[1], "Egress", "egress", "to", ROLES[0], entries),
+        ],
+    });
+    fs::write(&file, policies.to_string())
+        .with_context(|| format!("writing {}", file.display()))?;
+    daemon
+        .command(&format!("policy apply -f {}", file.display()))
+        .map(drop)
+}
+
+/// Allows one container the other, in one direction, behind `entries` blocks of
+/// addresses that nobody here has.
+fn policy(
+    subject: &str,
+    direction: &str,
+    rules: &str,
+    side: &str,
+    peer: &str,
+    entries: usize,
+) -> serde_json::Value {
+    let blocks = (0..entries).map(|number| {
+        let [low, middle, high, ..] = number.to_le_bytes();
+        serde_json::json!({"ipBlock": {"cidr": format!("172.{}.{middle}.{low}/32", 16 + high)}})
+    });
+    let peer = serde_json::json!({"podSelector": {"matchLabels": {"bench": peer}}});
+    let peers: Vec<_> = blocks.chain([peer]).collect();
+    serde_json::json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": format!("{subject}-{rules}"), "namespace": "default"},
+        "spec": {
+            "podSelector": {"matchLabels": {"bench": subject}},
+            "policyTypes": [direction],
+            rules: [{side: peers}],
+        },
     })
 }
 
@@ -60,7 +170,7 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts one on a host and waits until it answers.
-    fn start(binary: &Path, host: &Netns) -> Result<Self> {
+    pub(super) fn start(binary: &Path, host: &Netns) -> Result<Self> {
         let directory = std::env::temp_dir().join(host.name());
         fs::create_dir_all(&directory)
             .with_context(|| format!("creating {}", directory.display()))?;
