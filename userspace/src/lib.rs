@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod docker;
 pub mod doctor;
 pub mod down;
+pub mod identity;
 mod logging;
 pub mod memory;
 pub mod model;

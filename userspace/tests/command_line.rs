@@ -43,7 +43,7 @@ fn help_and_version_are_a_success_and_wrong_usage_is_2() {
         (&["--version"], 0),
         (&["network", "create", "--help"], 0),
         (&[], 2),
-        (&["policy", "ls"], 2),
+        (&["policy", "apply"], 2),
         (&["network", "create"], 2),
         (
             &[

@@ -1,6 +1,7 @@
 //! A machine room: etcd servers, and stores of nodes that use them.
 
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use vxplane::{
-    model::{Endpoint, Labels, NetnsRef, Network, Node},
+    identity,
+    model::{Endpoint, Identity, Labels, NetnsRef, Network, Node},
     store::{
         Change, CommitError, Contents, Picture, Store, StoreError,
         etcd::{Etcd, EtcdOptions},
@@ -172,9 +174,26 @@ impl TestNode {
 
     /// Attaches a container at the lowest free address.
     pub(crate) async fn attach(&self, network: &str, container: &str) -> Result<Endpoint> {
+        self.attach_as(network, container, "any").await
+    }
+
+    /// As [`Self::attach`], with the label `app`, or gives it that label. Its
+    /// identity has the lowest number that is free, which all others want too.
+    pub(crate) async fn attach_as(
+        &self,
+        network: &str,
+        container: &str,
+        app: &str,
+    ) -> Result<Endpoint> {
         self.change(|contents| {
-            let endpoint = plan_attach(contents, network, container)?;
-            Ok(vec![Change::PutEndpoint(Box::new(endpoint))])
+            let mut endpoint = plan_attach(contents, network, container)?;
+            endpoint.labels = [("app", app)].into_iter().collect();
+            let (number, identity) = plan_identity(contents, &endpoint)?;
+            endpoint.identity = number;
+            Ok(vec![
+                Change::PutIdentity(number, identity),
+                Change::PutEndpoint(Box::new(endpoint)),
+            ])
         })
         .await?;
         let picture = self.picture();
@@ -203,6 +222,15 @@ impl TestNode {
 
 pub(crate) fn endpoint_id(container: &str) -> String {
     vxplane::control::endpoint_id(container, "eth0")
+}
+
+fn plan_identity(contents: &Contents, endpoint: &Endpoint) -> Result<(u32, Arc<Identity>)> {
+    let identities = &contents.desired.identities;
+    let wanted = identity::of(&endpoint.namespace, &endpoint.labels, &BTreeSet::new());
+    let has = identities.iter().find(|(_, has)| ***has == wanted);
+    let free = || (256..1000).find(|number| !identities.contains_key(number));
+    let number = has.map(|(number, _)| *number).or_else(free);
+    Ok((number.context("no free number")?, Arc::new(wanted)))
 }
 
 fn plan_attach(contents: &Contents, network: &str, container: &str) -> Result<Endpoint> {

@@ -3,11 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use vxplane::store::{Change, CommitError, Contents, StoreError};
+use vxplane::{
+    identity,
+    store::{Change, CommitError, Contents, Store as _, StoreError},
+};
 use vxplane_common::types::Vni;
 
 use crate::{
@@ -21,6 +25,9 @@ const NODES: u64 = 4;
 const STEPS: u64 = 25;
 /// Names they make networks of.
 const NETWORKS: u64 = 5;
+
+/// Labels that containers have: each attaches anew with another one.
+const APPS: u64 = 4;
 
 /// What a node was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +53,14 @@ fn contend(seed: u64) -> Result<()> {
             let proxy = Proxy::new(site.etcd.address(), seed + number * 7919).await?;
             let mut options = site.options();
             options.servers = vec![proxy.address()];
+            // Numbers are freed while others take them.
+            options.idle = Duration::from_millis(100);
             let node = site.store_with(&format!("n{number}"), options).await?;
             node.announce(u8::try_from(number)? + 1);
             nodes.push((node, proxy));
         }
+        let observer = site.store("observer").await?;
+        let watching = tokio::spawn(watch_identities(observer.clone()));
         let mut tasks = Vec::new();
         for (number, (node, proxy)) in nodes.iter().enumerate() {
             proxy.lose_one_of(60);
@@ -63,8 +74,10 @@ fn contend(seed: u64) -> Result<()> {
         for (_, proxy) in &nodes {
             proxy.lose_one_of(0);
         }
-        let observer = site.store("observer").await?;
         settled(&observer, &nodes).await?;
+        check_identities(&observer.picture().contents)?;
+        ensure!(!watching.is_finished(), "{:?}", watching.await?);
+        watching.abort();
         check_unique(&observer.picture().contents)?;
         check_told(&observer.picture().contents, &told)?;
         check_claims(&site, &observer.picture().contents)?;
@@ -87,7 +100,8 @@ async fn work(node: &TestNode, seed: u64) -> Result<BTreeMap<String, Told>> {
         } else {
             // Whoever comes first makes it; whether this one did is checked below.
             let _ = make_network(node, &name).await;
-            let attached = node.attach(&name, &container).await.map(drop);
+            let app = format!("app{}", (seed / 7 + step) % APPS);
+            let attached = node.attach_as(&name, &container, &app).await.map(drop);
             (attached, Told::There)
         };
         let before = told.get(&container).copied().unwrap_or(Told::Gone);
@@ -136,6 +150,28 @@ async fn settled(observer: &TestNode, nodes: &[(TestNode, Proxy)]) -> Result<()>
             desired.networks == all.networks && desired.endpoints.len() + others == total
         })
         .await?;
+    }
+    Ok(())
+}
+
+/// Holds every picture that there ever is to what must be so of identities.
+async fn watch_identities(observer: TestNode) -> Result<()> {
+    let mut pictures = observer.store.pictures();
+    loop {
+        let picture = Arc::clone(&pictures.borrow_and_update());
+        check_identities(&picture.contents)?;
+        pictures.changed().await?;
+    }
+}
+
+/// No endpoint has a number that means something else than what the endpoint is.
+fn check_identities(contents: &Contents) -> Result<()> {
+    let cluster = contents.desired.cluster.as_ref().context("no cluster")?;
+    for it in cluster.endpoints.values() {
+        let identity = contents.desired.identities.get(&it.identity);
+        let identity = identity.with_context(|| format!("{it:?} has none"))?;
+        let fits = identity::fits(identity, &it.namespace, &it.labels);
+        ensure!(fits, "{it:?} is said to be {identity:?}");
     }
     Ok(())
 }
@@ -203,5 +239,15 @@ fn check_claims(site: &Site, contents: &Contents) -> Result<()> {
         })
         .collect();
     ensure!(claims == expected, "{claims:#?}\n{expected:#?}");
+    let listed = site
+        .etcd
+        .ctl("get /vxplane/v1/uses/ --prefix --keys-only")?;
+    let listed = listed.success()?.stdout;
+    let uses: BTreeSet<_> = listed.split_whitespace().map(str::to_owned).collect();
+    let endpoints = cluster.endpoints.values();
+    let expected: BTreeSet<_> = endpoints
+        .map(|it| format!("/vxplane/v1/uses/{}/{}", it.identity, it.id))
+        .collect();
+    ensure!(uses == expected, "{uses:#?}\n{expected:#?}");
     Ok(())
 }

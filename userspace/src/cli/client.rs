@@ -83,6 +83,31 @@ pub(super) struct Answer<T> {
     pub(super) created: bool,
 }
 
+/// A request's body.
+#[derive(Debug)]
+struct Body {
+    content_type: &'static str,
+    bytes: Bytes,
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self {
+            content_type: "application/json",
+            bytes: Bytes::new(),
+        }
+    }
+}
+
+impl Body {
+    fn json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            bytes: serde_json::to_vec(value)?.into(),
+            ..Self::default()
+        })
+    }
+}
+
 /// One daemon's API.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
@@ -98,7 +123,7 @@ impl Client {
         &self,
         path: &str,
     ) -> Result<Answer<T>, ClientError> {
-        let (status, raw) = self.send(Method::GET, path, Bytes::new()).await?;
+        let (status, raw) = self.send(Method::GET, path, Body::default()).await?;
         self.understand(status, raw)
     }
 
@@ -107,13 +132,35 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Answer<T>, ClientError> {
-        let body = serde_json::to_vec(body)?.into();
+        let (status, raw) = self.send(Method::POST, path, Body::json(body)?).await?;
+        self.understand(status, raw)
+    }
+
+    /// As [`Self::post`], with a body that says itself what it is.
+    pub(super) async fn post_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: String,
+    ) -> Result<Answer<T>, ClientError> {
+        let body = Body {
+            content_type: "application/yaml",
+            bytes: body.into(),
+        };
         let (status, raw) = self.send(Method::POST, path, body).await?;
         self.understand(status, raw)
     }
 
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, ClientError> {
+        let (status, raw) = self.send(Method::PUT, path, Body::json(body)?).await?;
+        self.understand(status, raw)
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        self.send(Method::DELETE, path, Bytes::new())
+        self.send(Method::DELETE, path, Body::default())
             .await
             .map(drop)
     }
@@ -141,7 +188,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        body: Body,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let exchange = timeout(PATIENCE, self.exchange(method, path, body)).await;
         let timed_out = |_| ClientError::TimedOut {
@@ -164,7 +211,7 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        body: Body,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let broke = |source| ClientError::Http {
             path: self.socket.clone(),
@@ -179,8 +226,8 @@ impl Client {
             .method(method)
             .uri(path)
             .header(header::HOST, "vxplane")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
+            .header(header::CONTENT_TYPE, body.content_type)
+            .body(Full::new(body.bytes))?;
         let response = sender.send_request(request).await.map_err(broke)?;
         let status = response.status();
         let body = response.into_body().collect().await.map_err(broke)?;

@@ -211,6 +211,7 @@ fn show(endpoint: &EndpointDto) -> String {
         ),
         ("Namespace", endpoint.namespace.clone()),
         ("Labels", or_dash(labels)),
+        ("Identity", endpoint.identity.to_string()),
         ("Interface", endpoint.ifname.clone()),
         ("IP", endpoint.ip.clone()),
         ("MAC", endpoint.mac.clone()),

@@ -35,10 +35,12 @@ fn describe(migrated: &Migrated, to: &str) -> String {
         networks,
         endpoints,
         peers,
+        policies,
+        namespaces,
         existing,
     } = migrated;
     format!(
-        "published {networks} networks, {endpoints} endpoints and {peers} peers; {existing} more \
-         were there already\nstart the daemon with --store {to} from now on\n"
+        "published {networks} networks, {endpoints} endpoints, {peers} peers, {policies} policies \
+         and the labels of {namespaces} namespaces; {existing} more were there already\nstart the daemon with --store {to} from now on\n"
     )
 }

@@ -20,6 +20,7 @@ use self::{
 use crate::{
     daemon::{self, DaemonError},
     down::DownError,
+    policy::read::ReadError,
     settings::{self, Layer, Settings, SettingsError},
     store::etcd::migrate::MigrateError,
 };
@@ -29,10 +30,12 @@ mod doctor;
 mod down;
 mod endpoint;
 mod migrate;
+mod namespace;
 mod network;
 mod node;
 mod output;
 mod peer;
+mod policy;
 mod status;
 
 /// The heading of the options that every command has.
@@ -76,6 +79,12 @@ enum Command {
     /// Add, list and remove other VTEPs
     #[command(subcommand)]
     Peer(peer::Command),
+    /// Apply, list, inspect and remove network policies
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// List and label the namespaces that policies are about
+    #[command(subcommand)]
+    Namespace(namespace::Command),
     /// List and inspect the hosts of the cluster, and remove dead ones
     #[command(subcommand)]
     Node(node::Command),
@@ -118,6 +127,15 @@ enum CliError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// A file has something else than policies.
+    #[error("{file}: {source}")]
+    Policy {
+        /// Which.
+        file: String,
+        /// What is wrong with it.
+        #[source]
+        source: ReadError,
     },
     /// Nothing was taken down.
     #[error(transparent)]
@@ -214,6 +232,14 @@ impl Cli {
                 let client = client(self.socket, self.run_dir, matches)?;
                 block_on(command.run(&client, printer))
             }
+            Command::Policy(command) => {
+                let client = client(self.socket, self.run_dir, matches)?;
+                block_on(command.run(&client, printer))
+            }
+            Command::Namespace(command) => {
+                let client = client(self.socket, self.run_dir, matches)?;
+                block_on(command.run(&client, printer))
+            }
             Command::Node(command) => {
                 let client = client(self.socket, self.run_dir, matches)?;
                 block_on(command.run(&client, printer))
@@ -287,6 +313,8 @@ mod tests {
             "network",
             "endpoint",
             "peer",
+            "policy",
+            "namespace",
             "node",
             "completions",
         ];
@@ -334,7 +362,8 @@ mod tests {
                 "x",
             ],
             &["vxplane", "-o", "xml", "status"],
-            &["vxplane", "policy", "ls"],
+            &["vxplane", "policy", "apply"],
+            &["vxplane", "namespace", "label", "shop", "team"],
         ] {
             let error = Cli::command().try_get_matches_from(args).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{args:?}");

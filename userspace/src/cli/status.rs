@@ -44,6 +44,7 @@ fn show(status: &StatusDto) -> String {
         ("Networks", counts.networks.to_string()),
         ("Endpoints", endpoints),
         ("Peers", counts.peers.to_string()),
+        ("Policies", counts.policies.to_string()),
     ]);
     if status.store.connected.is_some() {
         text.push_str(&fields(&[

@@ -140,6 +140,8 @@ impl Controller {
             before.networks == now.networks
                 && before.endpoints == now.endpoints
                 && before.peers == now.peers
+                && before.policies.ptr_eq(&now.policies)
+                && before.namespaces.ptr_eq(&now.namespaces)
         };
         loop {
             let now = Arc::clone(&self.pictures.borrow_and_update());

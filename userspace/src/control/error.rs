@@ -11,8 +11,15 @@ use vxplane_common::{
     types::{MacAddr, Vni},
 };
 
-use super::spec::{LABELS_BYTES_MAX, LABELS_MAX};
-use crate::store::StoreError;
+use super::{
+    plan::{POLICIES_AT_ONCE, POLICIES_MAX, POLICY_BYTES_MAX},
+    spec::{LABELS_BYTES_MAX, LABELS_MAX},
+};
+use crate::{
+    model::NAMESPACE_NAME_LABEL,
+    policy::read::{Flaw, ReadError},
+    store::StoreError,
+};
 
 /// What sort of failure an [`Error`] is; surfaces map it to their status codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +289,45 @@ pub enum Invalid {
         "{0} is the daemon's own network namespace; attaching it would connect the host to its own overlay. Give a container's"
     )]
     NetnsOwn(String),
+    /// A label that names a port, but no port.
+    #[error(
+        "the label `{label}` names no port: {reason}; write it like vxplane.port.http=8080/tcp"
+    )]
+    Port {
+        /// The label.
+        label: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Policies that mean nothing.
+    #[error(transparent)]
+    Policies(#[from] ReadError),
+    /// A policy out of a store that means nothing.
+    #[error("{0}")]
+    Policy(Flaw),
+    /// More policies at once than one transaction takes.
+    #[error(
+        "{0} policies at once are too many: apply at most {POLICIES_AT_ONCE} of them in one request"
+    )]
+    TooManyAtOnce(usize),
+    /// A policy that is too large to be kept.
+    #[error(
+        "policy {name} is too large, with {bytes} bytes of JSON: use at most {POLICY_BYTES_MAX}"
+    )]
+    PolicyTooLarge {
+        /// Its namespace and name.
+        name: String,
+        /// How large it is.
+        bytes: usize,
+    },
+    /// The name's label with something else than the name.
+    #[error(
+        "the label {NAMESPACE_NAME_LABEL} of namespace {0} is its name and cannot be anything else"
+    )]
+    NamespaceNameLabel(String),
+    /// A number out of a store that no identity can have.
+    #[error("{0} is no number of an identity")]
+    Identity(u32),
     /// An empty list of networks.
     #[error(
         "a peer of no network is none: name at least one network, or leave `networks` out to mean all of them"
@@ -302,7 +348,12 @@ impl Invalid {
         match self {
             Self::Name { .. } => "invalid_name",
             Self::Ifname(_) => "invalid_ifname",
-            Self::Label(_) => "invalid_label",
+            Self::Label(_) | Self::NamespaceNameLabel(_) => "invalid_label",
+            Self::Port { .. } => "invalid_port",
+            Self::Policies(_) | Self::Policy(_) => "invalid_policy",
+            Self::TooManyAtOnce(_) => "too_many_documents",
+            Self::PolicyTooLarge { .. } => "policy_too_large",
+            Self::Identity(_) => "invalid_identity",
             Self::Labels { .. } => "too_many_labels",
             Self::Subnet(_)
             | Self::HostBits { .. }
@@ -337,6 +388,9 @@ pub enum NotFound {
     /// By address.
     #[error("{0} is not a peer; `vxplane peer ls` lists those there are")]
     Peer(String),
+    /// By namespace and name.
+    #[error("there is no policy `{0}`; `vxplane policy ls` lists those there are")]
+    Policy(String),
     /// By name.
     #[error("there is no node `{0}`; `vxplane node ls` lists those there are")]
     Node(String),
@@ -348,6 +402,7 @@ impl NotFound {
             Self::Network(_) => "network_not_found",
             Self::Endpoint(_) => "endpoint_not_found",
             Self::Peer(_) => "peer_not_found",
+            Self::Policy(_) => "policy_not_found",
             Self::Node(_) => "node_not_found",
         }
     }
@@ -414,6 +469,17 @@ pub enum Conflict {
         /// Whose it is.
         node: String,
     },
+    /// There are as many policies as are allowed.
+    #[error("there are {0} policies, and there can be {POLICIES_MAX}; remove some first")]
+    TooManyPolicies(usize),
+    /// There are as many namespaces with labels as are allowed.
+    #[error(
+        "{0} namespaces have labels, which is the most there can be; take those of one away first"
+    )]
+    TooManyNamespaces(usize),
+    /// Every number is given away.
+    #[error("no number is left for another identity; detach an endpoint with labels of its own")]
+    TooManyIdentities,
     /// More receivers of a broadcast than a network can have.
     #[error(
         "network {0} has {MAX_FLOOD} endpoints on this host and peers, which is the most a network can have here"
@@ -552,6 +618,9 @@ impl Conflict {
             Self::TooManyEndpoints(_) => "too_many_endpoints",
             Self::TooManyPeers(_) => "too_many_peers",
             Self::PeerIsNode { .. } => "peer_is_node",
+            Self::TooManyPolicies(_) => "too_many_policies",
+            Self::TooManyNamespaces(_) => "too_many_namespaces",
+            Self::TooManyIdentities => "too_many_identities",
             Self::NetworkCrowded(_) => "network_crowded",
             Self::NetworkInUse { .. } => "network_in_use",
             Self::AddressInUse { .. } => "ip_in_use",

@@ -1,5 +1,5 @@
-//! What surfaces ask of the daemon: the one place where networks, endpoints and
-//! peers are made and unmade.
+//! What surfaces ask of the daemon: the one place where networks, endpoints,
+//! peers and policies are made and unmade.
 //!
 //! A mutation checks everything first, becomes durable in one transaction, and
 //! then waits until the kernel follows. It runs to its end even if whoever
@@ -26,14 +26,14 @@ pub use self::{
     controller::{Controller, Reconcile},
     error::{Conflict, Error, Invalid, Kind, NotFound},
     host::{Host, ThisHost},
-    plan::Created,
+    plan::{Applied, Created},
     spec::{
         AttachSpec, DEFAULT_IFNAME, DEFAULT_NAMESPACE, EndpointChange, NetnsSource, NetworkSpec,
         endpoint_id, parse_cidr, parse_ipv4, parse_mac, parse_subnet, parse_vni,
     },
     view::{
-        EndpointFilter, EndpointView, ListedEndpoint, NetworkView, NodeView, OtherEndpointView,
-        PeerView, State, StatusView,
+        EndpointFilter, EndpointView, ListedEndpoint, NamespaceView, NetworkView, NodeView,
+        OtherEndpointView, PeerView, PolicyView, State, StatusView,
     },
 };
 use crate::{
@@ -55,6 +55,7 @@ pub(crate) mod fake;
 mod host;
 mod ipam;
 mod plan;
+mod policies;
 mod problems;
 mod spec;
 pub(crate) mod stored;

@@ -1,7 +1,7 @@
 //! What callers ask for, and the checks that need no state.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
 };
@@ -14,6 +14,10 @@ use vxplane_common::{
 };
 
 use super::error::Invalid;
+use crate::{
+    identity::{PORT_LABEL, parse_port},
+    model::NamedPort,
+};
 
 /// The interface's name inside a container unless another is given.
 pub const DEFAULT_IFNAME: &str = "eth0";
@@ -113,6 +117,9 @@ pub struct AttachSpec {
     /// Its labels; none if absent. Where the endpoint exists, absent means
     /// unchanged, here as for `name` and `namespace`.
     pub labels: Option<BTreeMap<String, String>>,
+    /// Ports that have names although no label says so, which come before these;
+    /// likewise.
+    pub exposed: Option<BTreeSet<NamedPort>>,
 }
 
 impl AttachSpec {
@@ -128,6 +135,7 @@ impl AttachSpec {
             mac: None,
             namespace: None,
             labels: None,
+            exposed: None,
         }
     }
 
@@ -147,6 +155,7 @@ impl AttachSpec {
         {
             return Err(Invalid::MacUnusable(mac));
         }
+        self.labels.as_ref().map_or(Ok(()), check_ports)?;
         self.changes().check()
     }
 
@@ -157,6 +166,7 @@ impl AttachSpec {
             name: self.name.clone(),
             namespace: self.namespace.clone(),
             labels: self.labels.clone(),
+            exposed: self.exposed.clone(),
         }
     }
 }
@@ -173,6 +183,8 @@ pub struct EndpointChange {
     pub namespace: Option<String>,
     /// All its labels.
     pub labels: Option<BTreeMap<String, String>>,
+    /// All ports that have names although no label says so.
+    pub exposed: Option<BTreeSet<NamedPort>>,
 }
 
 impl EndpointChange {
@@ -185,25 +197,44 @@ impl EndpointChange {
             check_name("a container's name", name, NAME_MAX)?;
         }
         if let Some(namespace) = &self.namespace {
-            check_name("a namespace", namespace, NAME_MAX)?;
+            check_namespace_name(namespace)?;
         }
-        check_amount(self.labels.as_ref())?;
-        let keys = self.labels.iter().flat_map(BTreeMap::keys);
-        for key in keys {
-            if key.is_empty() || key.contains('=') || key.chars().any(char::is_control) {
-                return Err(Invalid::Label(excerpt(key)));
-            }
-        }
-        Ok(())
+        self.labels.as_ref().map_or(Ok(()), check_labels)
     }
 }
 
-fn check_amount(labels: Option<&BTreeMap<String, String>>) -> Result<(), Invalid> {
-    let labels = labels.into_iter().flatten();
-    let lengths = labels.map(|(key, value)| key.len() + value.len());
-    let (count, bytes) = lengths.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length));
+/// Refuses a namespace's name that no endpoint can have.
+pub(super) fn check_namespace_name(name: &str) -> Result<(), Invalid> {
+    check_name("a namespace", name, NAME_MAX)
+}
+
+/// Refuses labels that could not be kept, or selected by anyone.
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let (count, bytes) = labels.iter().fold((0, 0), |(count, bytes), (key, value)| {
+        (count + 1, bytes + key.len() + value.len())
+    });
     if count > LABELS_MAX || bytes > LABELS_BYTES_MAX {
         return Err(Invalid::Labels { count, bytes });
+    }
+    let odd =
+        |key: &&String| key.is_empty() || key.contains('=') || key.chars().any(char::is_control);
+    match labels.keys().find(odd) {
+        None => Ok(()),
+        Some(key) => Err(Invalid::Label(excerpt(key))),
+    }
+}
+
+/// Refuses labels that are to name ports and do not. What earlier versions took is
+/// no endpoint's end: such labels mean nothing.
+pub(super) fn check_ports(labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    for (key, value) in labels {
+        let Some(name) = key.strip_prefix(PORT_LABEL) else {
+            continue;
+        };
+        if let Err(reason) = parse_port(name, value) {
+            let label = excerpt(&format!("{key}={value}"));
+            return Err(Invalid::Port { label, reason });
+        }
     }
     Ok(())
 }
@@ -342,7 +373,7 @@ fn check_ifname(text: &str) -> Result<(), Invalid> {
 }
 
 /// As much of what was given as a message needs.
-fn excerpt(text: &str) -> String {
+pub(super) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(EXCERPT_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

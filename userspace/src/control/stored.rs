@@ -4,9 +4,19 @@ use ipnetwork::Ipv4Network;
 
 use super::{
     error::Invalid,
-    spec::{AttachSpec, EndpointChange, NetnsSource, NetworkSpec, check_gateway, check_peer},
+    spec::{
+        AttachSpec, EndpointChange, NetnsSource, NetworkSpec, check_gateway, check_labels,
+        check_namespace_name, check_peer, excerpt,
+    },
 };
-use crate::model::{EndpointRecord, Network, Peer, PeerNetworks};
+use crate::{
+    identity,
+    model::{
+        EndpointRecord, Identity, NAMESPACE_NAME_LABEL, NamedPort, Namespace, Network, Peer,
+        PeerNetworks,
+    },
+    policy::{document::NetworkPolicy, names, read},
+};
 
 /// Refuses a network that no user could have made.
 pub(crate) fn check_network(network: &Network) -> Result<(), Invalid> {
@@ -49,6 +59,7 @@ pub(crate) fn check_endpoint(record: &EndpointRecord) -> Result<(), Invalid> {
         name: record.name.as_deref().map(str::to_owned),
         namespace: Some(record.namespace.to_string()),
         labels: Some((&record.labels).into()),
+        exposed: None,
     };
     change.check()
 }
@@ -64,6 +75,41 @@ pub(crate) fn check_stored_peer(peer: &Peer) -> Result<(), Invalid> {
     match &peer.networks {
         PeerNetworks::Only(names) if names.is_empty() => Err(Invalid::NoNetworks),
         _ => Ok(()),
+    }
+}
+
+/// Refuses a policy that no user could have made.
+pub(crate) fn check_policy(policy: &NetworkPolicy) -> Result<(), Invalid> {
+    match read::check(policy).into_iter().next() {
+        None => Ok(()),
+        Some(flaw) => Err(Invalid::Policy(flaw)),
+    }
+}
+
+/// Refuses a namespace that no user could have made.
+pub(crate) fn check_namespace(namespace: &Namespace) -> Result<(), Invalid> {
+    check_namespace_name(&namespace.name)?;
+    check_labels(&namespace.labels)?;
+    if namespace.labels.contains_key(NAMESPACE_NAME_LABEL) {
+        return Err(Invalid::NamespaceNameLabel(namespace.name.clone()));
+    }
+    Ok(())
+}
+
+/// Refuses an identity that no endpoint could have.
+pub(crate) fn check_identity(number: u32, identity: &Identity) -> Result<(), Invalid> {
+    if !identity::is_number(number) {
+        return Err(Invalid::Identity(number));
+    }
+    check_namespace_name(&identity.namespace)?;
+    check_labels(&identity.labels)?;
+    let wrong = |port: &NamedPort| port.port == 0 || names::port_name(&port.name).is_some();
+    match identity.ports.iter().find(|port| wrong(port)) {
+        None => Ok(()),
+        Some(port) => Err(Invalid::Port {
+            label: excerpt(&format!("{}={}", port.name, port.port)),
+            reason: "a port cannot be named so",
+        }),
     }
 }
 

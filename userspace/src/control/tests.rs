@@ -9,7 +9,8 @@ use futures_util::FutureExt;
 
 use super::{fake::*, *};
 use crate::{
-    model::{Endpoint, Labels, NetnsRef},
+    model::{Endpoint, Labels, NamedPort, NetnsRef},
+    policy::document::Protocol,
     store::{Change, Contents},
 };
 
@@ -148,7 +149,10 @@ async fn a_failed_attach_leaves_nothing() {
     let error = control.attach(container(1)).await.unwrap_err();
     assert_eq!(error.code(), "attach_failed");
     assert!(error.to_string().contains("no such luck"), "{error}");
-    assert_eq!(store.0.latest().contents, before);
+    let mut after = store.0.latest().contents.clone();
+    // Its identity's number is freed when nobody has had it for a while.
+    after.desired.identities.clear();
+    assert_eq!(after, before);
     let (next, _) = control.attach(container(2)).await.unwrap();
     assert_eq!(next.endpoint.ip, Ipv4Addr::new(10, 50, 1, 2));
 }
@@ -422,4 +426,72 @@ async fn labels_and_peers_are_bounded() {
     let ip = Ipv4Addr::new(192, 0, 2, 1);
     let error = plan::add_peer(alone(&contents), ip, &BTreeSet::new(), None).unwrap_err();
     assert_eq!(error.code(), "too_many_peers", "{error}");
+}
+
+/// As [`container`], with labels and ports that it exposes.
+fn labelled(number: u32, labels: &[(&str, &str)], exposed: &[(&str, u16)]) -> AttachSpec {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let port = |(name, port): &(&str, u16)| NamedPort {
+        name: (*name).to_owned(),
+        protocol: Protocol::Tcp,
+        port: *port,
+    };
+    AttachSpec {
+        labels: Some(labels.iter().map(owned).collect()),
+        exposed: Some(exposed.iter().map(port).collect()),
+        ..container(number)
+    }
+}
+
+#[tokio::test]
+async fn endpoints_that_no_policy_can_tell_apart_have_one_identity() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let web = [("app", "web"), ("vxplane.port.http", "8080")];
+    let attach = async |spec| control.attach(spec).await.unwrap().0.endpoint;
+    let first = attach(labelled(1, &web, &[("https", 443)])).await;
+    let second = attach(labelled(2, &web, &[("https", 443)])).await;
+    let other = attach(labelled(3, &web, &[])).await;
+    assert!(first.identity >= 256 && first.identity == second.identity);
+    assert_ne!(first.identity, other.identity);
+    let identities = || control.picture().contents.desired.identities.clone();
+    let ports = |identity: u32| identities()[&identity].ports.clone();
+    let names: Vec<_> = ports(first.identity)
+        .into_iter()
+        .map(|it| it.name)
+        .collect();
+    assert_eq!(names, ["http", "https"]);
+
+    // Other labels are another identity; what it exposes stays.
+    let change = |app: &str| EndpointChange {
+        labels: Some([("app".to_owned(), app.to_owned())].into()),
+        ..EndpointChange::default()
+    };
+    let changed = control
+        .change_endpoint(&first.id, change("db"))
+        .await
+        .unwrap()
+        .endpoint;
+    assert_ne!(changed.identity, first.identity);
+    let left: Vec<_> = ports(changed.identity)
+        .into_iter()
+        .map(|it| it.name)
+        .collect();
+    assert_eq!(left, ["https"]);
+    let moved = EndpointChange {
+        namespace: Some("shop".to_owned()),
+        ..EndpointChange::default()
+    };
+    let moved = control
+        .change_endpoint(&first.id, moved)
+        .await
+        .unwrap()
+        .endpoint;
+    assert_eq!(identities()[&moved.identity].namespace, "shop");
+    let odd = EndpointChange {
+        labels: Some([("vxplane.port.http".to_owned(), "x".to_owned())].into()),
+        ..EndpointChange::default()
+    };
+    let error = control.change_endpoint(&first.id, odd).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_port");
 }

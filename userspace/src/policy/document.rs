@@ -17,6 +17,16 @@ pub struct NetworkPolicy {
     pub spec: Spec,
 }
 
+impl NetworkPolicy {
+    /// Its namespace and name, which no other policy has.
+    pub fn key(&self) -> (String, String) {
+        let Metadata {
+            namespace, name, ..
+        } = &self.metadata;
+        (namespace.clone(), name.clone())
+    }
+}
+
 /// What a policy is called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

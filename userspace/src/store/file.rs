@@ -17,16 +17,15 @@ use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     WriteTransaction, backends::FileBackend,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::task::spawn_blocking;
 
 use super::{Change, Contents, StoreError};
 
-/// Grows whenever older programs would misread what newer ones write.
-const SCHEMA: u64 = 2;
-/// The version of a directory that never belonged to a cluster: as it was before
-/// there were any.
-const SCHEMA_ALONE: u64 = 1;
+/// Grows whenever older programs would misread what newer ones write: with 2
+/// there were clusters, with 3 there are policies, without which containers would
+/// be open to all.
+const SCHEMA: u64 = 3;
 
 /// The files in the state directory.
 const DATABASE: &str = "vxplane.redb";
@@ -44,6 +43,15 @@ const NETWORKS: Json = TableDefinition::new("networks");
 const ENDPOINTS: Json = TableDefinition::new("endpoints");
 const PEERS: Json = TableDefinition::new("peers");
 const HINTS: Json = TableDefinition::new("hints");
+/// By `namespace/name`.
+const POLICIES: Json = TableDefinition::new("policies");
+const NAMESPACES: Json = TableDefinition::new("namespaces");
+/// By number in decimal; in a cluster only those of this host's endpoints.
+const IDENTITIES: Json = TableDefinition::new("identities");
+/// All tables of JSON values.
+const ALL: [Json; 8] = [
+    NETWORKS, ENDPOINTS, PEERS, HINTS, POLICIES, NAMESPACES, IDENTITIES, OBJECTS,
+];
 /// Of a cluster's objects, those that are kept for when the cluster is away.
 const OBJECTS: Json = TableDefinition::new("objects");
 /// IDs of endpoints that may or may not be known to the cluster.
@@ -59,6 +67,13 @@ pub(super) enum Note {
     Unsettled(String),
     /// It was made, or never will be.
     Settled(String),
+}
+
+/// An identity's row.
+#[derive(Debug, Serialize, Deserialize)]
+struct Numbered<T> {
+    number: u32,
+    identity: T,
 }
 
 /// One of a cluster's objects by its key, as it is now, or that it is gone.
@@ -252,6 +267,15 @@ impl Opened {
         for hint in self.rows(HINTS)? {
             contents.apply(Change::PutHint(hint));
         }
+        for policy in self.rows(POLICIES)? {
+            contents.apply(Change::PutPolicy(Arc::new(policy)));
+        }
+        for namespace in self.rows(NAMESPACES)? {
+            contents.apply(Change::PutNamespace(Arc::new(namespace)));
+        }
+        for Numbered { number, identity } in self.rows(IDENTITIES)? {
+            contents.apply(Change::PutIdentity(number, Arc::new(identity)));
+        }
         self.check_references(&contents)?;
         Ok(contents)
     }
@@ -347,7 +371,10 @@ impl Opened {
             return Ok(instance);
         }
         let desired = self.load()?.desired;
-        let empty = desired.networks.is_empty() && desired.peers.is_empty();
+        let empty = desired.networks.is_empty()
+            && desired.peers.is_empty()
+            && desired.policies.is_empty()
+            && desired.namespaces.is_empty();
         if !migrated && !empty {
             let path = self.path.clone();
             return Err(StoreError::Unmigrated { path });
@@ -367,10 +394,6 @@ impl Opened {
                 rows.insert(name, value)
                     .map_err(|error| self.failed(error))?;
             }
-            let meta = write.open_table(META);
-            meta.map_err(|error| self.failed(error))?
-                .insert("version", SCHEMA)
-                .map_err(|error| self.failed(error))?;
         }
         write.commit().map_err(|error| self.failed(error))?;
         Ok(instance)
@@ -405,6 +428,20 @@ impl Opened {
             Change::RemoveEndpoint(id) => self.remove(write, ENDPOINTS, id),
             Change::PutPeer(peer) => self.put(write, PEERS, &peer.ip.to_string(), peer),
             Change::RemovePeer(ip) => self.remove(write, PEERS, &ip.to_string()),
+            Change::PutPolicy(policy) => {
+                self.put(write, POLICIES, &policy_row(&policy.key()), policy)
+            }
+            Change::RemovePolicy(key) => self.remove(write, POLICIES, &policy_row(key)),
+            Change::PutNamespace(namespace) => {
+                self.put(write, NAMESPACES, &namespace.name, namespace)
+            }
+            Change::RemoveNamespace(name) => self.remove(write, NAMESPACES, name),
+            Change::PutIdentity(number, identity) => {
+                let (number, identity) = (*number, identity.as_ref());
+                let row = Numbered { number, identity };
+                self.put(write, IDENTITIES, &number.to_string(), &row)
+            }
+            Change::RemoveIdentity(number) => self.remove(write, IDENTITIES, &number.to_string()),
             Change::PutHint(hint) => self.put(write, HINTS, &hint.key(), hint),
             Change::RemoveHint(key) => self.remove(write, HINTS, key),
         }
@@ -546,7 +583,12 @@ fn damaged(path: &Path, reason: String) -> StoreError {
     }
 }
 
-/// Refuses what a later version wrote; makes every table of an empty database.
+/// The key of a policy's row; neither name has a `/` in it.
+fn policy_row((namespace, name): &(String, String)) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// Refuses what a later version wrote; makes every table that is missing.
 fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
     let failed = |error: redb::Error| failed(path, error);
     let write = database
@@ -559,9 +601,10 @@ fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
         let found = meta.get("version").map_err(|error| failed(error.into()))?;
         let found = found.map(|version| version.value());
         match found {
-            Some(SCHEMA_ALONE | SCHEMA) => {}
-            None => {
-                meta.insert("version", SCHEMA_ALONE)
+            Some(SCHEMA) => {}
+            // What earlier versions wrote lacks tables and fields only.
+            None | Some(1..SCHEMA) => {
+                meta.insert("version", SCHEMA)
                     .map_err(|error| failed(error.into()))?;
             }
             Some(found) => {
@@ -573,7 +616,7 @@ fn check_schema(database: &Database, path: &Path) -> Result<(), StoreError> {
             }
         }
     }
-    for table in [NETWORKS, ENDPOINTS, PEERS, HINTS, OBJECTS] {
+    for table in ALL {
         write
             .open_table(table)
             .map_err(|error| failed(error.into()))?;
@@ -617,7 +660,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Endpoint, NetnsRef, Network, Peer, PeerNetworks},
+        identity,
+        model::{Endpoint, Identity, Labels, Namespace, NetnsRef, Network, Peer, PeerNetworks},
+        policy::document::NetworkPolicy,
         store::Hint,
     };
 
@@ -664,7 +709,26 @@ mod tests {
             Change::PutPeer(peer(2, PeerNetworks::All)),
             Change::PutPeer(peer(3, PeerNetworks::Only(["blue".to_owned()].into()))),
             Change::PutHint(hint),
+            Change::PutPolicy(Arc::new(policy())),
+            Change::PutNamespace(Arc::new(Namespace {
+                name: "shop".to_owned(),
+                labels: [("team".to_owned(), "a".to_owned())].into(),
+            })),
+            Change::PutIdentity(300, Arc::new(web())),
         ]
+    }
+
+    fn policy() -> NetworkPolicy {
+        let json = r#"{"metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": "http"}, {"port": 1}]}]}}"#;
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn web() -> Identity {
+        let labels: Labels = [("app", "web"), ("vxplane.port.http", "80")]
+            .into_iter()
+            .collect();
+        identity::of("shop", &labels, &BTreeSet::new())
     }
 
     fn directory() -> TempDir {
@@ -690,6 +754,9 @@ mod tests {
             Change::RemovePeer(Ipv4Addr::new(192, 0, 2, 2)),
             Change::RemovePeer(Ipv4Addr::new(192, 0, 2, 3)),
             Change::RemoveHint("ba9876543210/blue".to_owned()),
+            Change::RemovePolicy(policy().key()),
+            Change::RemoveNamespace("shop".to_owned()),
+            Change::RemoveIdentity(300),
         ];
         store.commit(removals).await.unwrap();
         drop(store);
@@ -715,6 +782,51 @@ mod tests {
         assert!(error.to_string().contains("file/state"), "{error}");
     }
 
+    /// As the versions before there were policies left it.
+    fn earlier(directory: &Path, schema: u64) {
+        let database = Database::create(directory.join(DATABASE)).unwrap();
+        let write = database.begin_write().unwrap();
+        write
+            .open_table(META)
+            .unwrap()
+            .insert("version", schema)
+            .unwrap();
+        let network = r#"{"name":"blue","vni":77,"subnet":"10.50.0.0/24","gateway":"10.50.0.1","mtu":null,"internal":false}"#;
+        let endpoint = r#"{"id":"0123456789ab","container_id":"c1","name":null,"ifname":"eth0","network":"blue",
+            "netns":{"path":"/run/netns/c1","inode":7},"ip":"10.50.0.2","mac":"02:42:0a:32:00:02",
+            "namespace":"default","labels":{"app":"web"},"slot":4}"#;
+        for (table, key, json) in [
+            (NETWORKS, "blue", network),
+            (ENDPOINTS, "0123456789ab", endpoint),
+        ] {
+            write
+                .open_table(table)
+                .unwrap()
+                .insert(key, json.as_bytes())
+                .unwrap();
+        }
+        write.commit().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_earlier_versions_left_is_taken_over() {
+        for schema in 1..SCHEMA {
+            let directory = directory();
+            earlier(directory.path(), schema);
+            let store = StateFile::open(directory.path()).unwrap();
+            let contents = store.load().await.unwrap();
+            let endpoint = &contents.desired.endpoints["0123456789ab"];
+            assert_eq!((endpoint.slot, endpoint.identity), (4, 0));
+            store.commit(everything()).await.unwrap();
+            drop(store);
+            let store = StateFile::open(directory.path()).unwrap();
+            assert_eq!(store.load().await.unwrap().desired.policies.len(), 1);
+            let read = store.opened.begin_read().unwrap();
+            let version = read.open_table(META).unwrap().get("version").unwrap();
+            assert_eq!(version.map(|version| version.value()), Some(SCHEMA));
+        }
+    }
+
     #[test]
     fn a_later_schema_is_left_alone() {
         let directory = directory();
@@ -732,8 +844,8 @@ mod tests {
             matches!(
                 error,
                 StoreError::Newer {
-                    found: 3,
-                    known: 2,
+                    found: 4,
+                    known: 3,
                     ..
                 }
             ),

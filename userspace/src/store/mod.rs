@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use self::picture::{Picture, Pictures};
-use crate::model::{Desired, Endpoint, Network, Node, Peer};
+use crate::{
+    model::{Desired, Endpoint, Identity, Namespace, Network, Node, Peer},
+    policy::document::NetworkPolicy,
+};
 
 pub mod embedded;
 pub mod etcd;
@@ -89,6 +92,13 @@ pub struct Contents {
 }
 
 impl Contents {
+    /// As [`Self::apply`], one after the other.
+    pub fn apply_all(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.apply(change);
+        }
+    }
+
     /// Makes a change here as [`Store::commit`] makes it durable. What it means
     /// for other nodes' endpoints is not told here, but by the store they share.
     pub fn apply(&mut self, change: Change) {
@@ -111,6 +121,24 @@ impl Contents {
             }
             Change::RemovePeer(ip) => {
                 desired.peers.remove(&ip);
+            }
+            Change::PutPolicy(policy) => {
+                desired.policies.insert(policy.key(), policy);
+            }
+            Change::RemovePolicy(key) => {
+                desired.policies.remove(&key);
+            }
+            Change::PutNamespace(namespace) => {
+                desired.namespaces.insert(namespace.name.clone(), namespace);
+            }
+            Change::RemoveNamespace(name) => {
+                desired.namespaces.remove(&name);
+            }
+            Change::PutIdentity(number, identity) => {
+                desired.identities.insert(number, identity);
+            }
+            Change::RemoveIdentity(number) => {
+                desired.identities.remove(&number);
             }
             Change::PutHint(hint) => {
                 self.hints.insert(hint.key(), hint);
@@ -140,6 +168,20 @@ pub enum Change {
     PutPeer(Peer),
     /// Removes the peer of that address, if there is one.
     RemovePeer(Ipv4Addr),
+    /// Adds or replaces the policy of that namespace and name.
+    PutPolicy(Arc<NetworkPolicy>),
+    /// Removes the policy of that namespace and name, if there is one.
+    RemovePolicy((String, String)),
+    /// Adds or replaces the namespace of that name.
+    PutNamespace(Arc<Namespace>),
+    /// Removes the namespace of that name, if there is one.
+    RemoveNamespace(String),
+    /// Gives an identity a number that has no other. In a cluster a number that
+    /// got another meanwhile makes the change [`CommitError::Outdated`].
+    PutIdentity(u32, Arc<Identity>),
+    /// Frees the number of an identity that no endpoint has, else the change is
+    /// [`CommitError::Outdated`].
+    RemoveIdentity(u32),
     /// Adds or replaces the hint of that key.
     PutHint(Hint),
     /// Removes the hint of that key, if there is one.
@@ -293,7 +335,7 @@ pub enum StoreError {
     },
     /// A directory of a host by itself, for a cluster.
     #[error(
-        "{path} has networks, endpoints or peers that the cluster does not know; publish them with `vxplane migrate --to etcd://…`, or start anew with another --state-dir"
+        "{path} has networks, endpoints, peers or policies that the cluster does not know; publish them with `vxplane migrate --to etcd://…`, or start anew with another --state-dir"
     )]
     Unmigrated {
         /// The database file.

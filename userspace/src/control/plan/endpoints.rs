@@ -12,15 +12,15 @@ use vxplane_common::{
     types::MacAddr,
 };
 
-use super::{Basis, Plan, find_network};
+use super::{Basis, Plan, find_network, identities};
 use crate::{
     control::{
         census::{self, Census, Occupant},
         error::{Conflict, Error, NotFound},
         ipam,
-        spec::{AttachSpec, DEFAULT_NAMESPACE, EndpointChange, endpoint_id},
+        spec::{AttachSpec, DEFAULT_NAMESPACE, EndpointChange, check_ports, endpoint_id},
     },
-    model::{Endpoint, EndpointRecord, NetnsRef, Network},
+    model::{Endpoint, EndpointRecord, NamedPort, NetnsRef, Network},
     store::{Change, Hint},
 };
 
@@ -46,15 +46,15 @@ pub(crate) fn attach(
         check_same(&Occupant::Here(existing), spec)?;
         let mut endpoint = changed(existing, spec.changes());
         endpoint.netns = netns;
-        return Ok(replaced(existing, endpoint));
+        return replaced(basis, existing, endpoint, spec.exposed.clone());
     }
     check_room(basis, &network.name)?;
-    let endpoint = match census::find_there(basis.desired(), &id) {
+    let mut endpoint = match census::find_there(basis.desired(), &id) {
         Some(record) => moved(basis, spec, netns, record)?,
         None => made(basis, spec, netns, network, (id, container_id))?,
     };
-    let change = Change::PutEndpoint(Box::new(endpoint.clone()));
-    Ok(Plan::new(endpoint, vec![change]))
+    let changes = identities::put(basis, &mut endpoint, spec.exposed.clone())?;
+    Ok(Plan::new(endpoint, changes))
 }
 
 /// A new endpoint, with an address and a MAC address that nobody has.
@@ -159,17 +159,27 @@ pub(crate) fn change_endpoint(
     change: EndpointChange,
 ) -> Result<Plan<Endpoint>, Error> {
     change.check()?;
+    if let Some(labels) = &change.labels {
+        check_ports(labels)?;
+    }
     let existing = find_own(basis, id)?;
-    Ok(replaced(existing, changed(existing, change)))
+    let exposed = change.exposed.clone();
+    replaced(basis, existing, changed(existing, change), exposed)
 }
 
-fn replaced(existing: &Endpoint, endpoint: Endpoint) -> Plan<Endpoint> {
+fn replaced(
+    basis: Basis<'_>,
+    existing: &Endpoint,
+    mut endpoint: Endpoint,
+    exposed: Option<BTreeSet<NamedPort>>,
+) -> Result<Plan<Endpoint>, Error> {
+    let changes = identities::put(basis, &mut endpoint, exposed)?;
     let changes = if endpoint == *existing {
         Vec::new()
     } else {
-        vec![Change::PutEndpoint(Box::new(endpoint.clone()))]
+        changes
     };
-    Plan::existing(endpoint, changes)
+    Ok(Plan::existing(endpoint, changes))
 }
 
 fn find_own<'a>(basis: Basis<'a>, id: &str) -> Result<&'a Endpoint, Error> {

@@ -1,11 +1,16 @@
 //! What a request changes, decided on the state alone: pure, so that a request
 //! that is refused has touched nothing.
 
+pub use self::policies::Applied;
 pub(super) use self::{
     endpoints::{attach, change_endpoint, container_id, detach},
     networks::{network, network_for_subnet, remove_network},
     nodes::remove_node,
     peers::{add_peer, remove_peer},
+    policies::{
+        POLICIES_AT_ONCE, POLICIES_MAX, POLICY_BYTES_MAX, apply_policies, check_amount,
+        label_namespace, remove_policy,
+    },
 };
 use super::error::NotFound;
 use crate::{
@@ -14,9 +19,11 @@ use crate::{
 };
 
 mod endpoints;
+mod identities;
 mod networks;
 mod nodes;
 mod peers;
+mod policies;
 
 /// What a request is planned on.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// How many endpoints are freed in one transaction, which stores bound.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 30;
 
 /// Frees some of the endpoints of a node that is not alive; the plan's value is
 /// whether there are more.

@@ -5,6 +5,7 @@ pub use self::{
     networks::NetworkView,
     nodes::NodeView,
     peers::PeerView,
+    policies::{NamespaceView, PolicyView},
     status::StatusView,
 };
 
@@ -12,4 +13,5 @@ mod endpoints;
 mod networks;
 mod nodes;
 mod peers;
+mod policies;
 mod status;

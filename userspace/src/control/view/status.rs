@@ -24,6 +24,10 @@ pub struct StatusView {
     pub endpoints_ready: usize,
     /// How many peers there are, nodes among them.
     pub peers: usize,
+    /// How many policies there are.
+    pub policies: usize,
+    /// How many identities have a number.
+    pub identities: usize,
     /// How many nodes are alive, this one among them.
     pub nodes: usize,
     /// How many endpoints there are on all hosts.
@@ -80,6 +84,8 @@ impl Control {
             endpoints: desired.endpoints.len(),
             endpoints_ready: report.endpoints.values().filter(ready).count(),
             peers: self.peers().len(),
+            policies: desired.policies.len(),
+            identities: desired.identities.len(),
             nodes: cluster.map_or(1, |cluster| other_nodes(cluster) + 1),
             cluster_endpoints: desired.endpoints.len()
                 + cluster.map_or(0, |cluster| cluster.endpoints.len()),

@@ -59,10 +59,14 @@ fn items(
     }
 }
 
+/// The fields of a policy. The daemon shows it with an `id`, and what is shown can
+/// be applied again.
+const KNOWN: [&str; 6] = ["id", "apiVersion", "kind", "metadata", "spec", "status"];
+
 /// One policy. What is listed in a list of its kind need not say what it is.
 fn policy(r: &mut Reader, node: &Node<'_>, is_typed: bool) -> Option<NetworkPolicy> {
     let flaws = r.flaws.len();
-    let fields = r.fields(node, &["apiVersion", "kind", "metadata", "spec", "status"]);
+    let fields = r.fields(node, &KNOWN);
     let kind = fields.get("kind");
     if kind.is_some() || !is_typed {
         let kind = kind.map(|node| r.text(&node)).unwrap_or_default();

@@ -5,7 +5,7 @@
 //! remembered as settled and is not in etcd was lost there, and is published
 //! again.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::warn;
@@ -14,9 +14,10 @@ use super::{
     Inner, Link, ObjectKey, Seen,
     client::{Conflict, Connection, Fault, Outcome},
     guard::{Guard, Guarded, Step},
+    state::State,
 };
 use crate::{
-    model::{Endpoint, Network},
+    model::{Endpoint, Identity, Network},
     store::{Change, CommitError, Picture, StoreError, file::Note},
 };
 
@@ -44,12 +45,15 @@ impl Inner {
         changes: Vec<Change>,
     ) -> Result<u64, CommitError> {
         let _one_at_a_time = self.committing.lock().await;
-        let guarded = {
+        let (changes, guarded) = {
             let state = self.state();
             if !changes.is_empty() && self.pictures.latest().number != planned_on.number {
                 return Err(CommitError::Outdated);
             }
-            Guard::new(&self.keys, &state.mirror, &self.node).all(&changes)?
+            let changes = self.with_identities(&state, &changes);
+            let guard = Guard::new(&self.keys, &state.mirror, &self.node);
+            let guarded = guard.all(&changes)?;
+            (changes, guarded)
         };
         if guarded.steps.is_empty() {
             return Ok(self.settle(changes).await?);
@@ -216,6 +220,11 @@ impl Inner {
                         let network = self.network_of(endpoint, changes);
                         let had = state.endpoints.insert(id.clone(), (**endpoint).clone());
                         before.0.push((id.clone(), had));
+                        if let Some(identity) = self.identity_of(endpoint, changes) {
+                            let number = endpoint.identity;
+                            local.push(Change::PutIdentity(number, Arc::clone(&identity)));
+                            state.identities.insert(number, identity);
+                        }
                         if let Some(network) = network {
                             local.push(Change::PutNetwork(network.clone()));
                             state.networks.insert(network.name.clone(), network);
@@ -253,6 +262,40 @@ impl Inner {
         new.or_else(|| networks.get(&endpoint.network)).cloned()
     }
 
+    /// The identity of an endpoint, likewise.
+    fn identity_of(&self, endpoint: &Endpoint, changes: &[Change]) -> Option<Arc<Identity>> {
+        let new = changes.iter().find_map(|change| match change {
+            Change::PutIdentity(number, identity) if *number == endpoint.identity => Some(identity),
+            _ => None,
+        });
+        let latest = self.pictures.latest();
+        let identities = &latest.contents.desired.identities;
+        new.or_else(|| identities.get(&endpoint.identity)).cloned()
+    }
+
+    /// The changes, and the identities of endpoints among them that only the
+    /// picture has yet.
+    fn with_identities(&self, state: &State, changes: &[Change]) -> Vec<Change> {
+        let known = &state.mirror.view().identities;
+        let missing = changes.iter().filter_map(|change| {
+            let Change::PutEndpoint(endpoint) = change else {
+                return None;
+            };
+            let number = endpoint.identity;
+            let identity = self.identity_of(endpoint, changes)?;
+            let lacks = !known.contains_key(&number);
+            lacks.then_some((number, identity))
+        });
+        let missing: BTreeMap<_, _> = missing.collect();
+        let put = |(number, identity)| Change::PutIdentity(number, identity);
+        let others = changes.iter().filter(|change| match change {
+            Change::PutIdentity(number, _) => !missing.contains_key(number),
+            _ => true,
+        });
+        let others: Vec<_> = others.cloned().collect();
+        missing.into_iter().map(put).chain(others).collect()
+    }
+
     /// Remembers what came of changes, and shows it.
     async fn settle(&self, changes: Vec<Change>) -> Result<u64, StoreError> {
         let (mut local, mut notes) = (Vec::new(), Vec::new());
@@ -277,8 +320,7 @@ impl Inner {
                     _ => {}
                 }
             }
-            let unused = state.drop_unused_networks();
-            local.extend(unused.into_iter().map(Change::RemoveNetwork));
+            local.extend(state.drop_unused());
         }
         if !local.is_empty() {
             self.save(local, notes).await?;
@@ -321,9 +363,9 @@ impl Inner {
                 None => drop(state.endpoints.remove(&id)),
             }
         }
-        let unused = state.drop_unused_networks();
+        let unused = state.drop_unused();
         self.show(&state);
-        unused.into_iter().map(Change::RemoveNetwork).collect()
+        unused
     }
 
     pub(super) async fn save(

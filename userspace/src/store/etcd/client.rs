@@ -56,6 +56,8 @@ pub struct EtcdOptions {
     pub password_file: Option<PathBuf>,
     /// For how long a node that says nothing is alive.
     pub lease: Duration,
+    /// For how long an identity keeps its number that no endpoint has.
+    pub idle: Duration,
 }
 
 impl EtcdOptions {
@@ -70,6 +72,7 @@ impl EtcdOptions {
             user: None,
             password_file: None,
             lease: Duration::from_secs(15),
+            idle: Duration::from_mins(10),
         }
     }
 

@@ -1,11 +1,15 @@
 //! Which transaction makes changes true only if what they were planned on still
 //! is. Pure.
 //!
+//! An identity is in use as long as there is a key that says so, which is written
+//! with the endpoint: so its number is freed only where nobody can be about to
+//! take it.
+//!
 //! Each key that is written must be what the mirror has. As an endpoint's own key
 //! is among them, only one of several attempts at the same change can succeed,
 //! whatever became of the others' answers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     keys::{Keys, ObjectKey},
@@ -13,7 +17,7 @@ use super::{
     records::encode,
 };
 use crate::{
-    model::{Endpoint, EndpointRecord, Network, Peer, PeerNetworks},
+    model::{Endpoint, EndpointRecord, Identity, Network, Peer, PeerNetworks},
     store::{Change, StoreError},
 };
 
@@ -78,10 +82,26 @@ impl<'a> Guard<'a> {
                 Change::PutEndpoint(endpoint) => self.put_endpoint(endpoint)?,
                 Change::RemoveEndpoint(id) => self.remove_endpoint(id)?,
                 Change::PutPeer(peer) => self.put_peer(peer)?,
-                Change::RemovePeer(ip) => {
-                    let key = ObjectKey::Peer(*ip);
+                Change::RemovePeer(ip) => self.remove(&ObjectKey::Peer(*ip))?,
+                Change::PutPolicy(policy) => {
+                    let key = policy_key(&policy.key());
                     self.expect(&key)?;
-                    self.delete(&key);
+                    self.put(&key, encode(policy)?);
+                }
+                Change::RemovePolicy(key) => self.remove(&policy_key(key))?,
+                Change::PutNamespace(namespace) => {
+                    let key = ObjectKey::Namespace(namespace.name.as_str().into());
+                    self.expect(&key)?;
+                    self.put(&key, encode(namespace)?);
+                }
+                Change::RemoveNamespace(name) => {
+                    self.remove(&ObjectKey::Namespace(name.as_str().into()))?;
+                }
+                Change::PutIdentity(number, identity) => self.put_identity(*number, identity)?,
+                Change::RemoveIdentity(number) => {
+                    let unused = Condition::Empty(self.keys.uses(*number));
+                    self.guarded.conditions.insert(unused);
+                    self.remove(&ObjectKey::Identity(*number))?;
                 }
                 Change::PutHint(_) | Change::RemoveHint(_) => {}
             }
@@ -89,16 +109,18 @@ impl<'a> Guard<'a> {
         Ok(self.guarded)
     }
 
-    /// Publishes an endpoint of this node that is missing, and its network if
-    /// that is missing too.
+    /// Publishes an endpoint of this node that is missing, and its network and
+    /// identity if those are missing too.
     pub(super) fn publish(
         mut self,
         network: &Network,
+        identity: &Arc<Identity>,
         record: &EndpointRecord,
     ) -> Result<Guarded, StoreError> {
         if self.mirror.view().networks.get(&network.name) != Some(network) {
             self.put_network(network)?;
         }
+        self.put_identity(record.identity, identity)?;
         self.put_record(record)?;
         Ok(self.guarded)
     }
@@ -143,7 +165,7 @@ impl<'a> Guard<'a> {
             self.expect_gone(&before.node);
         }
         let claims = self.claims(record);
-        let had = before.map(|before| self.claims(&before));
+        let had = before.as_ref().map(|before| self.claims(before));
         let had = had.unwrap_or_default();
         if claims != had {
             let network = ObjectKey::Network(record.network.clone());
@@ -151,6 +173,7 @@ impl<'a> Guard<'a> {
                 self.expect(&network)?;
             }
         }
+        self.put_use(record, before.as_deref())?;
         for claim in claims.difference(&had) {
             let free = Condition::Free(claim.clone());
             self.guarded.conditions.insert(free);
@@ -163,6 +186,57 @@ impl<'a> Guard<'a> {
         Ok(())
     }
 
+    /// A number that has none is given to the identity. What has another one
+    /// there now makes the transaction fail.
+    fn put_identity(&mut self, number: u32, identity: &Arc<Identity>) -> Result<(), StoreError> {
+        let key = ObjectKey::Identity(number);
+        if self.puts(&key) {
+            return Ok(());
+        }
+        if self.mirror.view().identities.get(&number) == Some(identity) {
+            self.expect(&key)?;
+            return Ok(());
+        }
+        if self.mirror.version(&key).is_none() {
+            return Err(StoreError::Unusable(self.keys.object(&key)));
+        }
+        let none = Condition::Version(self.keys.object(&key), 0);
+        self.guarded.conditions.insert(none);
+        self.put(&key, encode(identity)?);
+        Ok(())
+    }
+
+    /// The identity stays what it is as long as an endpoint is noted to have it.
+    fn put_use(
+        &mut self,
+        record: &EndpointRecord,
+        before: Option<&EndpointRecord>,
+    ) -> Result<(), StoreError> {
+        let had = before.map_or(0, |before| before.identity);
+        if record.identity == had {
+            return Ok(());
+        }
+        let key = ObjectKey::Identity(record.identity);
+        if record.identity != 0 {
+            if !self.puts(&key) {
+                self.expect(&key)?;
+            }
+            let used = self.keys.used_by(record.identity, &record.id);
+            self.guarded.steps.push(Step::Put(used, Vec::new()));
+        }
+        if had != 0 {
+            let used = self.keys.used_by(had, &record.id);
+            self.guarded.steps.push(Step::Delete(used));
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.expect(key)?;
+        self.delete(key);
+        Ok(())
+    }
+
     fn remove_endpoint(&mut self, id: &str) -> Result<(), StoreError> {
         let key = ObjectKey::Endpoint(id.into());
         let Some(before) = self.mirror.endpoint(id).cloned() else {
@@ -172,6 +246,10 @@ impl<'a> Guard<'a> {
         self.expect_gone(&before.node);
         let claims = self.claims(&before).into_iter().map(Step::Delete);
         self.guarded.steps.extend(claims);
+        if before.identity != 0 {
+            let used = self.keys.used_by(before.identity, id);
+            self.guarded.steps.push(Step::Delete(used));
+        }
         self.delete(&key);
         Ok(())
     }
@@ -229,6 +307,10 @@ impl<'a> Guard<'a> {
         let step = Step::Delete(self.keys.object(key));
         self.guarded.steps.push(step);
     }
+}
+
+fn policy_key((namespace, name): &(String, String)) -> ObjectKey {
+    ObjectKey::Policy(namespace.as_str().into(), name.as_str().into())
 }
 
 #[cfg(test)]
@@ -388,5 +470,101 @@ mod tests {
             format!("+/v1/{ENDPOINT}"),
         ];
         assert_eq!(steps, expected);
+    }
+
+    fn web() -> Arc<Identity> {
+        Arc::new(Identity {
+            namespace: "default".to_owned(),
+            ..Identity::default()
+        })
+    }
+
+    /// The endpoint, with an identity.
+    fn identified() -> Endpoint {
+        Endpoint {
+            identity: 300,
+            ..endpoint()
+        }
+    }
+
+    /// As [`mirror`], with the identity 300 as of revision 4, and of `node` what
+    /// `has` is.
+    fn with_identity(node: Option<&str>, has: &Endpoint) -> Mirror {
+        let object = |key: &str, value: Vec<u8>, modified| Update {
+            key: key.as_bytes().to_vec(),
+            value: Some(Stored {
+                value,
+                created: modified,
+                modified,
+            }),
+        };
+        let mut mirror = mirror(None);
+        let identity = encode(&*web()).unwrap();
+        mirror.follow(4, [object("identities/300", identity, 4)]);
+        if let Some(node) = node {
+            let record = encode(&has.record(node)).unwrap();
+            mirror.follow(5, [object("endpoints/0123456789ab", record, 5)]);
+        }
+        mirror
+    }
+
+    const IDENTITY: &str = "objects/identities/300";
+    const USE: &str = "uses/300/0123456789ab";
+
+    #[test]
+    fn an_identity_is_made_with_the_endpoint_that_needs_it() {
+        let keys = Keys::new("");
+        let changes = [
+            Change::PutIdentity(300, web()),
+            Change::PutEndpoint(identified().into()),
+        ];
+        let mirror = mirror(None);
+        let guarded = Guard::new(&keys, &mirror, "me").all(&changes).unwrap();
+        assert!(guarded.conditions.contains(&version(IDENTITY, 0)));
+        let puts = guarded.steps.iter().filter(|step| match step {
+            Step::Put(key, _) => key.contains("/300"),
+            Step::Delete(_) => false,
+        });
+        assert_eq!(puts.count(), 2, "{:?}", guarded.steps);
+    }
+
+    #[test]
+    fn an_identity_that_is_used_is_what_it_was() {
+        let put = || Change::PutEndpoint(identified().into());
+        let (conditions, steps) = guard(&with_identity(None, &endpoint()), put());
+        assert!(conditions.contains(&version(IDENTITY, 4)), "{conditions:?}");
+        assert!(steps.contains(&format!("+/v1/{USE}")), "{steps:?}");
+        // One that had none takes it up in place, one that has it changes nothing.
+        let (_, steps) = guard(&with_identity(Some("me"), &endpoint()), put());
+        assert_eq!(steps, [USE, ENDPOINT].map(|key| format!("+/v1/{key}")));
+        let (_, steps) = guard(&with_identity(Some("me"), &identified()), put());
+        assert!(steps.is_empty(), "{steps:?}");
+    }
+
+    #[test]
+    fn an_identity_goes_only_when_nobody_has_it() {
+        let mirror = with_identity(Some("me"), &identified());
+        assert!(mirror.idle().is_empty());
+        let (_, steps) = guard(&mirror, Change::RemoveEndpoint("0123456789ab".to_owned()));
+        assert!(steps.contains(&format!("-/v1/{USE}")), "{steps:?}");
+        let mirror = with_identity(None, &endpoint());
+        assert_eq!(mirror.idle(), &BTreeSet::from([300]));
+        let (conditions, steps) = guard(&mirror, Change::RemoveIdentity(300));
+        let unused = Condition::Empty("/v1/uses/300/".to_owned());
+        assert_eq!(conditions, [version(IDENTITY, 4), unused]);
+        assert_eq!(steps, [format!("-/v1/{IDENTITY}")]);
+    }
+
+    #[test]
+    fn a_number_that_means_something_else_by_now_is_not_taken() {
+        let other = Arc::new(Identity {
+            namespace: "other".to_owned(),
+            ..Identity::default()
+        });
+        let mirror = with_identity(None, &endpoint());
+        let (conditions, _) = guard(&mirror, Change::PutIdentity(300, other));
+        assert_eq!(conditions, [version(IDENTITY, 0)]);
+        let (_, steps) = guard(&mirror, Change::PutIdentity(300, web()));
+        assert!(steps.is_empty(), "{steps:?}");
     }
 }

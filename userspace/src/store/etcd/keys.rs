@@ -6,8 +6,12 @@
 //! <prefix>/v1/objects/endpoints/<id>
 //! <prefix>/v1/objects/peers/<ip>
 //! <prefix>/v1/objects/nodes/<name>          as long as its lease lives
+//! <prefix>/v1/objects/policies/<namespace>/<name>
+//! <prefix>/v1/objects/namespaces/<name>
+//! <prefix>/v1/objects/identities/<number>
 //! <prefix>/v1/claims/<network>/ip/<ip>      whose it is; only ever compared
 //! <prefix>/v1/claims/<network>/mac/<mac>
+//! <prefix>/v1/uses/<number>/<endpoint>      an identity that is in use; likewise
 //! ```
 
 use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
@@ -17,7 +21,7 @@ use vxplane_common::types::MacAddr;
 use crate::model::{EndpointRecord, Word};
 
 /// The longest key that is looked at, in bytes after the prefix.
-const KEY_MAX: usize = 400;
+const KEY_MAX: usize = 600;
 
 /// The keys below one prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,12 @@ pub(super) enum ObjectKey {
     Peer(Ipv4Addr),
     /// A node, by name.
     Node(Word),
+    /// A policy, by namespace and name.
+    Policy(Word, Word),
+    /// A namespace with labels, by name.
+    Namespace(Word),
+    /// An identity, by number.
+    Identity(u32),
 }
 
 impl fmt::Display for ObjectKey {
@@ -45,6 +55,9 @@ impl fmt::Display for ObjectKey {
             Self::Endpoint(id) => write!(f, "endpoints/{id}"),
             Self::Peer(ip) => write!(f, "peers/{ip}"),
             Self::Node(name) => write!(f, "nodes/{name}"),
+            Self::Policy(namespace, name) => write!(f, "policies/{namespace}/{name}"),
+            Self::Namespace(name) => write!(f, "namespaces/{name}"),
+            Self::Identity(number) => write!(f, "identities/{number}"),
         }
     }
 }
@@ -53,7 +66,12 @@ impl ObjectKey {
     /// What [`fmt::Display`] wrote; `None` for anything else.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (kind, name) = text.split_once('/')?;
-        if name.is_empty() || name.contains('/') || text.len() > KEY_MAX {
+        let (namespace, name) = match kind {
+            "policies" => name.split_once('/')?,
+            _ => ("-", name),
+        };
+        let odd = |text: &str| text.is_empty() || text.contains('/');
+        if odd(namespace) || odd(name) || text.len() > KEY_MAX {
             return None;
         }
         match kind {
@@ -62,6 +80,13 @@ impl ObjectKey {
             // An address has one spelling only, so the key has as well.
             "peers" => Some(Self::Peer(name.parse().ok()?)),
             "nodes" => Some(Self::Node(name.into())),
+            "policies" => Some(Self::Policy(namespace.into(), name.into())),
+            "namespaces" => Some(Self::Namespace(name.into())),
+            // Likewise.
+            "identities" => {
+                let number: u32 = name.parse().ok()?;
+                (number.to_string() == name).then_some(Self::Identity(number))
+            }
             _ => None,
         }
     }
@@ -123,6 +148,16 @@ impl Keys {
         format!("{}claims/{network}/mac/{mac}", self.root)
     }
 
+    /// What the keys of all uses of an identity start with.
+    pub(super) fn uses(&self, identity: u32) -> String {
+        format!("{}uses/{identity}/", self.root)
+    }
+
+    /// That this endpoint has that identity.
+    pub(super) fn used_by(&self, identity: u32, endpoint: &str) -> String {
+        format!("{}uses/{identity}/{endpoint}", self.root)
+    }
+
     /// The object's key without what all objects' keys start with; `None` for a
     /// key of something else.
     pub(super) fn object_part<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
@@ -156,6 +191,9 @@ mod tests {
             ObjectKey::Endpoint("0123456789ab".into()),
             ObjectKey::Peer(Ipv4Addr::new(192, 0, 2, 1)),
             ObjectKey::Node("host-1.example".into()),
+            ObjectKey::Policy("shop".into(), "web.allow".into()),
+            ObjectKey::Namespace("shop".into()),
+            ObjectKey::Identity(300),
         ] {
             let key = keys.object(&object);
             let part = keys.object_part(key.as_bytes()).unwrap();
@@ -175,6 +213,14 @@ mod tests {
             "peers/x",
             "routes/a",
             "peers/192.0.2.01",
+            "policies/a",
+            "policies/a/",
+            "policies//a",
+            "policies/a/b/c",
+            "identities/x",
+            "identities/0300",
+            "identities/+300",
+            "identities/4294967296",
             &long,
         ] {
             assert_eq!(ObjectKey::parse(text), None, "{text}");

@@ -1,6 +1,6 @@
 //! From a host by itself to a cluster: what its state file has is published.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ use super::{
     state::network_obstacle,
 };
 use crate::{
+    identity,
     model::{Desired, Peer, PeerNetworks},
     store::{Change, StoreError, file::StateFile},
 };
@@ -32,6 +33,10 @@ pub struct Migrated {
     pub endpoints: usize,
     /// Peers that are new in the cluster.
     pub peers: usize,
+    /// Policies that are new in the cluster.
+    pub policies: usize,
+    /// Namespaces whose labels are new in the cluster.
+    pub namespaces: usize,
     /// Objects that the cluster had, as they are here.
     pub existing: usize,
 }
@@ -71,10 +76,11 @@ pub async fn migrate(
     if file.is_in_cluster().await? {
         return Ok(Migrated::default());
     }
-    let desired = file.load().await?.desired;
+    let mut desired = file.load().await?.desired;
     let keys = Keys::new(&options.prefix);
     let connection = connect(options, &keys).await?;
     let mut mirror = read(options, &connection, &keys, node).await?;
+    renumber(&mirror, &mut desired);
     let conflicts = conflicts(&mirror, &desired, node);
     if !conflicts.is_empty() {
         return Err(MigrateError::Conflicts { conflicts });
@@ -86,11 +92,12 @@ pub async fn migrate(
         mirror = read(options, &connection, &keys, node).await?;
     }
     for batch in batches(others) {
+        // With the identities of the batches before.
+        mirror = read(options, &connection, &keys, node).await?;
         publish(&connection, &keys, &mirror, node, &batch).await?;
     }
     file.join_cluster(true).await?;
-    let peers = desired.peers.into_keys().map(Change::RemovePeer).collect();
-    file.commit(peers).await?;
+    file.commit(kept(desired)).await?;
     Ok(migrated)
 }
 
@@ -118,6 +125,46 @@ fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
         }
     }
     batches
+}
+
+/// Gives identities the numbers that they have in the cluster, or will have.
+fn renumber(mirror: &Mirror, desired: &mut Desired) {
+    let mut identities = mirror.view().identities.clone();
+    for endpoint in desired.endpoints.values_mut() {
+        let (namespace, labels) = (&endpoint.namespace, &endpoint.labels);
+        let had = desired.identities.get(&endpoint.identity);
+        let had = had.filter(|had| identity::fits(had, namespace, labels));
+        let identity = had.map_or_else(
+            || Arc::new(identity::of(namespace, labels, &BTreeSet::new())),
+            Arc::clone,
+        );
+        if let Some(number) = identity::number_of(&identity, &identities) {
+            identities.insert(number, identity);
+            endpoint.identity = number;
+        }
+    }
+    desired.identities = identities;
+}
+
+/// What a host of the cluster has by itself: its own endpoints with their networks
+/// and identities.
+fn kept(desired: Desired) -> Vec<Change> {
+    let peers = desired.peers.into_keys().map(Change::RemovePeer);
+    let policies = desired.policies.keys().cloned().map(Change::RemovePolicy);
+    let namespaces = desired.namespaces.keys().cloned();
+    let namespaces = namespaces.map(Change::RemoveNamespace);
+    let endpoints = desired.endpoints.values();
+    let identities = endpoints.filter_map(|endpoint| {
+        let identity = desired.identities.get(&endpoint.identity)?;
+        Some(Change::PutIdentity(endpoint.identity, Arc::clone(identity)))
+    });
+    let endpoints = desired.endpoints.values().cloned().map(Box::new);
+    peers
+        .chain(policies)
+        .chain(namespaces)
+        .chain(identities)
+        .chain(endpoints.map(Change::PutEndpoint))
+        .collect()
 }
 
 /// The first server that is of use.
@@ -172,6 +219,23 @@ fn conflicts(mirror: &Mirror, desired: &Desired, node: &str) -> Vec<String> {
         let other = other.map(|_| format!("peer {}: it is in other networks there", peer.ip));
         conflicts.extend(other);
     }
+    for (key, policy) in &desired.policies {
+        if view.policies.get(key).is_some_and(|other| other != policy) {
+            let (namespace, name) = key;
+            conflicts.push(format!(
+                "policy {namespace}/{name}: it is another one there"
+            ));
+        }
+    }
+    for (name, namespace) in &desired.namespaces {
+        if view
+            .namespaces
+            .get(name)
+            .is_some_and(|other| other != namespace)
+        {
+            conflicts.push(format!("namespace {name}: it has other labels there"));
+        }
+    }
     conflicts
 }
 
@@ -181,22 +245,45 @@ fn missing(mirror: &Mirror, desired: &Desired) -> (Migrated, Vec<Change>, Vec<Ch
     let networks = desired.networks.values();
     let networks = networks.filter(|it| !view.networks.contains_key(&it.name));
     let networks: Vec<_> = networks.cloned().map(Change::PutNetwork).collect();
+    let policies = desired.policies.iter();
+    let policies = policies.filter(|(key, _)| !view.policies.contains_key(*key));
+    // Before the endpoints: none is without its policies for a moment.
+    let mut others: Vec<_> = policies
+        .map(|(_, policy)| Change::PutPolicy(Arc::clone(policy)))
+        .collect();
+    let policies = others.len();
+    let namespaces = desired.namespaces.iter();
+    let namespaces = namespaces.filter(|(name, _)| !view.namespaces.contains_key(*name));
+    others.extend(namespaces.map(|(_, it)| Change::PutNamespace(Arc::clone(it))));
+    let namespaces = others.len() - policies;
+    let peers = desired.peers.values();
+    let peers: Vec<_> = peers
+        .filter(|it| !view.peers.contains_key(&it.ip))
+        .collect();
+    others.extend(peers.iter().copied().cloned().map(Change::PutPeer));
     let endpoints = desired.endpoints.values();
     let endpoints = endpoints.filter(|it| mirror.endpoint(&it.id).is_none());
-    let mut others: Vec<_> = endpoints
-        .map(|it| Change::PutEndpoint(Box::new(it.clone())))
-        .collect();
-    let endpoints = others.len();
-    let peers = desired.peers.values();
-    let peers = peers.filter(|it| !view.peers.contains_key(&it.ip));
-    others.extend(peers.cloned().map(Change::PutPeer));
-    let all = desired.networks.len() + desired.endpoints.len() + desired.peers.len();
+    let endpoints: Vec<_> = endpoints.collect();
+    let all = desired.networks.len()
+        + desired.endpoints.len()
+        + desired.peers.len()
+        + desired.policies.len()
+        + desired.namespaces.len();
     let migrated = Migrated {
         networks: networks.len(),
-        endpoints,
-        peers: others.len() - endpoints,
-        existing: all - networks.len() - others.len(),
+        endpoints: endpoints.len(),
+        peers: peers.len(),
+        policies,
+        namespaces,
+        existing: all - networks.len() - others.len() - endpoints.len(),
     };
+    for endpoint in endpoints {
+        let identity = desired.identities.get(&endpoint.identity);
+        if let Some(identity) = identity {
+            others.push(Change::PutIdentity(endpoint.identity, Arc::clone(identity)));
+        }
+        others.push(Change::PutEndpoint(Box::new(endpoint.clone())));
+    }
     (migrated, networks, others)
 }
 

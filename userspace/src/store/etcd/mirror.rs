@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     control::stored::check_place,
-    model::{Cluster, EndpointRecord, Network, Node, Peer, Word, Words},
+    model::{Cluster, EndpointRecord, Identity, Namespace, Network, Node, Peer, Word, Words},
+    policy::document::NetworkPolicy,
 };
 
 /// Unusable objects that are remembered by key; more are only counted.
@@ -56,6 +57,12 @@ pub(super) struct View {
     pub(super) own: BTreeMap<Word, Arc<EndpointRecord>>,
     /// The nodes, and the endpoints of all other nodes.
     pub(super) cluster: Cluster,
+    /// By namespace and name.
+    pub(super) policies: OrdMap<(String, String), Arc<NetworkPolicy>>,
+    /// Those with labels, by name.
+    pub(super) namespaces: OrdMap<String, Arc<Namespace>>,
+    /// By number.
+    pub(super) identities: OrdMap<u32, Arc<Identity>>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,12 +81,16 @@ pub(super) struct Mirror {
     revision: i64,
     networks: BTreeMap<String, Held<Arc<Network>>>,
     endpoints: HashMap<Word, Held<Arc<EndpointRecord>>>,
-    peers: BTreeMap<Ipv4Addr, i64>,
-    nodes: BTreeMap<Word, i64>,
+    /// When those objects were written that contradict no others.
+    single: HashMap<ObjectKey, i64>,
     view: View,
     ips: HashMap<(Word, Ipv4Addr), Word>,
     macs: HashMap<(Word, MacAddr), Word>,
     words: Words,
+    /// How many endpoints say that they have an identity, by its number.
+    uses: HashMap<u32, usize>,
+    /// Those of the identities that none has.
+    idle: BTreeSet<u32>,
     /// Objects that hold up by themselves but not with the others, and why.
     contested: BTreeMap<ObjectKey, String>,
     /// Objects that mean nothing, by their key as text, and why.
@@ -115,8 +126,7 @@ impl Mirror {
         let version = match key {
             ObjectKey::Network(name) => self.networks.get(&**name).map(|held| held.modified),
             ObjectKey::Endpoint(id) => self.endpoints.get(id).map(|held| held.modified),
-            ObjectKey::Peer(ip) => self.peers.get(ip).copied(),
-            ObjectKey::Node(name) => self.nodes.get(name).copied(),
+            single => self.single.get(single).copied(),
         };
         Some(version.unwrap_or(0))
     }
@@ -209,7 +219,7 @@ impl Mirror {
         self.forget(&key);
         if let Some(stored) = update.value {
             match decode(&key, &stored.value) {
-                Ok(record) => self.hold(record, &stored),
+                Ok(record) => self.hold(&key, record, &stored),
                 Err(reason) => self.note_unusable(text, reason),
             }
         }
@@ -229,21 +239,27 @@ impl Mirror {
             ObjectKey::Network(name) => drop(self.networks.remove(&**name)),
             ObjectKey::Endpoint(id) => {
                 self.withdraw(id);
-                self.endpoints.remove(id);
+                if let Some(held) = self.endpoints.remove(id) {
+                    self.disuse_identity(held.value.identity);
+                }
                 self.contested.remove(key);
             }
-            ObjectKey::Peer(ip) => {
-                self.peers.remove(ip);
-                self.view.peers.remove(ip);
+            ObjectKey::Peer(ip) => drop(self.view.peers.remove(ip)),
+            ObjectKey::Node(name) => drop(self.view.cluster.nodes.remove(name)),
+            ObjectKey::Policy(namespace, name) => {
+                let key = (namespace.to_string(), name.to_string());
+                self.view.policies.remove(&key);
             }
-            ObjectKey::Node(name) => {
-                self.nodes.remove(name);
-                self.view.cluster.nodes.remove(name);
+            ObjectKey::Namespace(name) => drop(self.view.namespaces.remove(&**name)),
+            ObjectKey::Identity(number) => {
+                self.view.identities.remove(number);
+                self.idle.remove(number);
             }
         }
+        self.single.remove(key);
     }
 
-    fn hold(&mut self, record: Record, stored: &Stored) {
+    fn hold(&mut self, key: &ObjectKey, record: Record, stored: &Stored) {
         let &Stored {
             created, modified, ..
         } = stored;
@@ -255,27 +271,63 @@ impl Mirror {
                     modified,
                 };
                 self.networks.insert(held.value.name.clone(), held);
+                return;
             }
             Record::Endpoint(mut value) => {
                 // Nobody else has it yet, so nothing is copied.
                 self.share(Arc::make_mut(&mut value));
+                self.use_identity(value.identity);
                 let held = Held {
                     value,
                     created,
                     modified,
                 };
                 self.endpoints.insert(held.value.id.clone(), held);
+                return;
             }
-            Record::Peer(peer) => {
-                self.peers.insert(peer.ip, modified);
-                self.view.peers.insert(peer.ip, (*peer).clone());
-            }
+            Record::Peer(peer) => drop(self.view.peers.insert(peer.ip, (*peer).clone())),
             Record::Node(node) => {
                 let name = Word::from(node.name.as_str());
-                self.nodes.insert(name.clone(), modified);
                 self.view.cluster.nodes.insert(name, node);
             }
+            Record::Policy(policy) => drop(self.view.policies.insert(policy.key(), policy)),
+            Record::Namespace(namespace) => {
+                let name = namespace.name.clone();
+                self.view.namespaces.insert(name, namespace);
+            }
+            Record::Identity(number, identity) => {
+                self.view.identities.insert(number, identity);
+                if !self.uses.contains_key(&number) {
+                    self.idle.insert(number);
+                }
+            }
         }
+        self.single.insert(key.clone(), modified);
+    }
+
+    /// Counts one more endpoint that says it has this identity.
+    fn use_identity(&mut self, number: u32) {
+        *self.uses.entry(number).or_default() += 1;
+        self.idle.remove(&number);
+    }
+
+    /// Counts one less.
+    fn disuse_identity(&mut self, number: u32) {
+        let Some(count) = self.uses.get_mut(&number) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.uses.remove(&number);
+            if self.view.identities.contains_key(&number) {
+                self.idle.insert(number);
+            }
+        }
+    }
+
+    /// The identities that no endpoint has.
+    pub(super) fn idle(&self) -> &BTreeSet<u32> {
+        &self.idle
     }
 
     /// Has `record` share what it has in common with others. The rest is its own.
@@ -410,6 +462,9 @@ impl Mirror {
             Record::Endpoint(it) => self.endpoint(&it.id) == Some(&it),
             Record::Peer(it) => self.view.peers.get(&it.ip) == Some(&*it),
             Record::Node(it) => self.node(&it.name) == Some(&*it),
+            Record::Policy(it) => self.view.policies.get(&it.key()) == Some(&it),
+            Record::Namespace(it) => self.view.namespaces.get(&it.name) == Some(&it),
+            Record::Identity(number, it) => self.view.identities.get(&number) == Some(&it),
         }
     }
 
@@ -418,9 +473,8 @@ impl Mirror {
         let networks = self.networks.keys();
         let networks = networks.map(|name| ObjectKey::Network(name.as_str().into()));
         let endpoints = self.endpoints.keys().cloned().map(ObjectKey::Endpoint);
-        let peers = self.peers.keys().copied().map(ObjectKey::Peer);
-        let nodes = self.nodes.keys().cloned().map(ObjectKey::Node);
-        networks.chain(endpoints).chain(peers).chain(nodes)
+        let others = self.single.keys().cloned();
+        networks.chain(endpoints).chain(others)
     }
 
     /// The object, if it holds up by itself.
@@ -441,6 +495,19 @@ impl Mirror {
             ObjectKey::Node(name) => {
                 let node = self.view.cluster.nodes.get(name)?;
                 Some(Record::Node(Arc::clone(node)))
+            }
+            ObjectKey::Policy(namespace, name) => {
+                let key = (namespace.to_string(), name.to_string());
+                let policy = self.view.policies.get(&key)?;
+                Some(Record::Policy(Arc::clone(policy)))
+            }
+            ObjectKey::Namespace(name) => {
+                let namespace = self.view.namespaces.get(&**name)?;
+                Some(Record::Namespace(Arc::clone(namespace)))
+            }
+            ObjectKey::Identity(number) => {
+                let identity = self.view.identities.get(number)?;
+                Some(Record::Identity(*number, Arc::clone(identity)))
             }
         }
     }

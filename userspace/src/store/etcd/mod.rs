@@ -40,6 +40,7 @@ use crate::model::Node;
 mod change;
 mod client;
 mod guard;
+mod identities;
 mod keys;
 mod lease;
 pub mod migrate;
@@ -214,6 +215,7 @@ async fn remembered(file: &StateFile, node: &str) -> Result<(State, super::Conte
     let mut state = State::new(mirror);
     state.endpoints = std::mem::take(&mut contents.desired.endpoints);
     state.networks = std::mem::take(&mut contents.desired.networks);
+    state.identities = std::mem::take(&mut contents.desired.identities);
     state.unsettled = file.unsettled().await?;
     state.compose(&mut contents);
     Ok((state, contents))

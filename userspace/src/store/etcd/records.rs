@@ -7,12 +7,16 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::keys::ObjectKey;
 use crate::{
-    control::stored::{check_endpoint, check_network, check_stored_peer},
-    model::{EndpointRecord, Network, Node, Peer},
+    control::stored::{
+        check_endpoint, check_identity, check_namespace, check_network, check_policy,
+        check_stored_peer,
+    },
+    model::{EndpointRecord, Identity, Namespace, Network, Node, Peer},
+    policy::document::NetworkPolicy,
 };
 
-/// The largest value that is looked at, in bytes.
-const VALUE_MAX: usize = 64 * 1024;
+/// The largest value that is looked at, in bytes: what users can make is smaller.
+const VALUE_MAX: usize = 512 * 1024;
 /// The longest instance ID, version or capability, in bytes.
 const WORD_MAX: usize = 100;
 /// Capabilities that one node can have.
@@ -29,6 +33,12 @@ pub(super) enum Record {
     Peer(Arc<Peer>),
     /// A node.
     Node(Arc<Node>),
+    /// A policy.
+    Policy(Arc<NetworkPolicy>),
+    /// A namespace.
+    Namespace(Arc<Namespace>),
+    /// An identity and its number.
+    Identity(u32, Arc<Identity>),
 }
 
 impl Record {
@@ -39,6 +49,9 @@ impl Record {
             Self::Endpoint(endpoint) => encode(endpoint),
             Self::Peer(peer) => encode(peer),
             Self::Node(node) => encode(node),
+            Self::Policy(policy) => encode(policy),
+            Self::Namespace(namespace) => encode(namespace),
+            Self::Identity(_, identity) => encode(identity),
         }
     }
 }
@@ -79,6 +92,24 @@ pub(super) fn decode(key: &ObjectKey, value: &[u8]) -> Result<Record, String> {
             same(name, &node.name)?;
             check_node(&node)?;
             Ok(Record::Node(Arc::new(node)))
+        }
+        ObjectKey::Policy(namespace, name) => {
+            let policy: NetworkPolicy = json(value)?;
+            same(namespace, &policy.metadata.namespace)?;
+            same(name, &policy.metadata.name)?;
+            check_policy(&policy).map_err(|error| error.to_string())?;
+            Ok(Record::Policy(Arc::new(policy)))
+        }
+        ObjectKey::Namespace(name) => {
+            let namespace: Namespace = json(value)?;
+            same(name, &namespace.name)?;
+            check_namespace(&namespace).map_err(|error| error.to_string())?;
+            Ok(Record::Namespace(Arc::new(namespace)))
+        }
+        ObjectKey::Identity(number) => {
+            let identity: Identity = json(value)?;
+            check_identity(*number, &identity).map_err(|error| error.to_string())?;
+            Ok(Record::Identity(*number, Arc::new(identity)))
         }
     }
 }
@@ -201,11 +232,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_object_or_refused(value in proptest::collection::vec(any::<u8>(), 0..200), key in 0u8..4) {
+        fn any_bytes_are_an_object_or_refused(value in proptest::collection::vec(any::<u8>(), 0..200), key in 0u8..7) {
             let key = match key {
                 0 => ObjectKey::Network("a".into()),
                 1 => ObjectKey::Endpoint("0123456789ab".into()),
                 2 => ObjectKey::Peer(Ipv4Addr::new(192, 0, 2, 1)),
+                3 => ObjectKey::Policy("default".into(), "a".into()),
+                4 => ObjectKey::Namespace("a".into()),
+                5 => ObjectKey::Identity(300),
                 _ => ObjectKey::Node("a".into()),
             };
             let _ = decode(&key, &value);

@@ -61,8 +61,8 @@ fn pause(rounds: usize) -> Duration {
     Duration::from_millis(millis / 2 + below(millis / 2 + 1))
 }
 
-/// A random number.
-fn below(end: u64) -> u64 {
+/// A random number below `end`.
+pub(super) fn below(end: u64) -> u64 {
     RandomState::new().build_hasher().finish() % end.max(1)
 }
 

@@ -6,15 +6,21 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
+
 use super::{
     keys::ObjectKey,
     mirror::{Mirror, Update, View},
     records::Record,
 };
 use crate::{
-    model::{Endpoint, Network, Word},
-    store::Contents,
+    identity,
+    model::{Endpoint, Identity, Network, Word},
+    store::{Change, Contents},
 };
+
+/// Identities by number.
+pub(super) type Identities = OrdMap<u32, Arc<Identity>>;
 
 /// Losses that are remembered.
 const LOSSES_MAX: usize = 20;
@@ -28,6 +34,8 @@ pub(super) struct State {
     pub(super) endpoints: BTreeMap<String, Endpoint>,
     /// Their networks, by name.
     pub(super) networks: BTreeMap<String, Network>,
+    /// Their identities, by the numbers that they had when they were made.
+    pub(super) identities: Identities,
     /// Those of which it is not known whether etcd has them: it is believed.
     pub(super) unsettled: BTreeSet<String>,
     /// Objects that the state file does not have as they are now.
@@ -122,6 +130,7 @@ impl State {
             mirror,
             endpoints: BTreeMap::new(),
             networks: BTreeMap::new(),
+            identities: Identities::new(),
             unsettled: BTreeSet::new(),
             unsaved: BTreeMap::new(),
             losses: VecDeque::new(),
@@ -136,6 +145,9 @@ impl State {
         let desired = &mut contents.desired;
         desired.networks.clone_from(&view.networks);
         desired.peers.clone_from(&view.peers);
+        desired.policies = view.policies.clone();
+        desired.namespaces = view.namespaces.clone();
+        desired.identities = view.identities.clone();
         desired.endpoints.clear();
         let mut cluster = view.cluster.clone();
         for (id, record) in &view.own {
@@ -144,17 +156,54 @@ impl State {
                 cluster.endpoints.insert(record.key(), Arc::clone(record));
                 continue;
             };
-            let endpoint = record.endpoint(made.netns.clone(), made.slot);
+            let mut endpoint = record.endpoint(made.netns.clone(), made.slot);
+            self.identify(&mut endpoint, &mut desired.identities);
             desired.endpoints.insert(endpoint.id.clone(), endpoint);
         }
         for (endpoint, network) in self.missing() {
             if self.obstacle(endpoint, network).is_none() {
                 let (networks, endpoints) = (&mut desired.networks, &mut desired.endpoints);
                 networks.insert(network.name.clone(), network.clone());
-                endpoints.insert(endpoint.id.clone(), endpoint.clone());
+                let mut endpoint = endpoint.clone();
+                self.identify(&mut endpoint, &mut desired.identities);
+                endpoints.insert(endpoint.id.clone(), endpoint);
             }
         }
         desired.cluster = Some(cluster);
+    }
+
+    /// Makes sure that an endpoint of this node has an identity among
+    /// `identities`: its own unless that is missing there, or another one by now.
+    pub(super) fn identify(&self, endpoint: &mut Endpoint, identities: &mut Identities) {
+        let (namespace, labels) = (&endpoint.namespace, &endpoint.labels);
+        let fits = |identity: &Arc<Identity>| identity::fits(identity, namespace, labels);
+        if identities.get(&endpoint.identity).is_some_and(fits) {
+            return;
+        }
+        let made = self.endpoints.get(&endpoint.id);
+        let made = made.and_then(|made| self.identities.get(&made.identity));
+        let identity = made.filter(|made| fits(made)).map_or_else(
+            || Arc::new(identity::of(namespace, labels, &BTreeSet::new())),
+            Arc::clone,
+        );
+        if let Some(number) = identity::number_of(&identity, identities) {
+            identities.insert(number, identity);
+            endpoint.identity = number;
+        }
+    }
+
+    /// This node's endpoints that have another identity in `contents` than in etcd,
+    /// or one that is not there.
+    pub(super) fn unidentified(&self, contents: &Contents) -> Vec<Endpoint> {
+        let view = self.mirror.view();
+        let own = view.own.values();
+        let differ = own.filter_map(|record| {
+            let endpoint = contents.desired.endpoints.get(&*record.id)?;
+            let known = view.identities.contains_key(&record.identity);
+            let same = known && record.identity == endpoint.identity;
+            (!same).then(|| endpoint.clone())
+        });
+        differ.collect()
     }
 
     /// This node's endpoints that etcd should have and has not, with their
@@ -210,15 +259,25 @@ impl State {
         text
     }
 
-    /// Networks that none of this node's endpoints is in any more, taken out.
-    pub(super) fn drop_unused_networks(&mut self) -> Vec<String> {
-        let used: BTreeSet<_> = self.endpoints.values().map(|it| &it.network).collect();
-        let unused = self.networks.keys().filter(|name| !used.contains(name));
-        let unused: Vec<_> = unused.cloned().collect();
-        for name in &unused {
+    /// Forgets networks and identities that none of this node's endpoints has any
+    /// more.
+    pub(super) fn drop_unused(&mut self) -> Vec<Change> {
+        let endpoints = self.endpoints.values();
+        let used: BTreeSet<_> = endpoints.clone().map(|it| &it.network).collect();
+        let networks = self.networks.keys().filter(|name| !used.contains(name));
+        let networks: Vec<_> = networks.cloned().collect();
+        let used: BTreeSet<_> = endpoints.map(|it| it.identity).collect();
+        let identities = self.identities.keys().copied();
+        let identities: Vec<_> = identities.filter(|it| !used.contains(it)).collect();
+        for name in &networks {
             self.networks.remove(name);
         }
-        unused
+        for number in &identities {
+            self.identities.remove(number);
+        }
+        let networks = networks.into_iter().map(Change::RemoveNetwork);
+        let identities = identities.into_iter().map(Change::RemoveIdentity);
+        networks.chain(identities).collect()
     }
 }
 

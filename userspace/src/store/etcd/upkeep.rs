@@ -1,14 +1,14 @@
 //! What is done without being asked: endpoints that etcd has lost are published
 //! again, those that others have taken over are given up, what etcd says of
-//! unsettled ones is believed, this node is no foreign peer, and what was seen is
-//! saved.
+//! unsettled ones is believed, this node is no foreign peer, identities are published
+//! and freed, and what was seen is saved.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, guard::Guard, records::Record, state::State};
+use super::{Inner, guard::Guard, identities::Idle, records::Record};
 use crate::{
     model::{Endpoint, Network},
     store::{Change, CommitError, StoreError, file::Note},
@@ -21,10 +21,11 @@ const PERIOD: Duration = Duration::from_secs(5);
 
 /// Keeps up for ever.
 pub(super) async fn keep_up(inner: Arc<Inner>) {
+    let mut idle = Idle::default();
     loop {
         // Being told is a hint only.
         let _ = timeout(PERIOD, inner.upkeep.notified()).await;
-        if let Err(error) = inner.round().await {
+        if let Err(error) = inner.round(&mut idle).await {
             warn!("{error}");
         }
         sleep(PAUSE).await;
@@ -32,14 +33,17 @@ pub(super) async fn keep_up(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    async fn round(&self) -> Result<(), CommitError> {
+    async fn round(&self, idle: &mut Idle) -> Result<(), CommitError> {
         let synced = self.state().synced;
         if synced && self.link.borrow().connection().is_some() {
-            let _one_at_a_time = self.committing.lock().await;
+            let one_at_a_time = self.committing.lock().await;
             self.believe_unsettled().await?;
             self.give_up().await?;
             self.publish_missing().await?;
             self.be_no_foreign_peer().await?;
+            drop(one_at_a_time);
+            self.identify_own().await?;
+            self.collect_identities(idle).await?;
         }
         Ok(self.save_seen().await?)
     }
@@ -59,7 +63,7 @@ impl Inner {
             if notes.is_empty() {
                 return Ok(());
             }
-            local.extend(unused(&mut state));
+            local.extend(state.drop_unused());
             self.show(&state);
         }
         self.save(local, notes).await
@@ -90,7 +94,7 @@ impl Inner {
                 warn!("{told}");
                 local.push(Change::RemoveEndpoint(id));
             }
-            local.extend(unused(&mut state));
+            local.extend(state.drop_unused());
             self.show(&state);
         }
         self.save(local, Vec::new()).await
@@ -110,8 +114,15 @@ impl Inner {
             };
             let guarded = {
                 let state = self.state();
+                let mut endpoint = endpoint.clone();
+                let mut identities = state.mirror.view().identities.clone();
+                state.identify(&mut endpoint, &mut identities);
+                let Some(identity) = identities.get(&endpoint.identity) else {
+                    continue;
+                };
                 let record = endpoint.record(&self.node);
-                Guard::new(&self.keys, &state.mirror, &self.node).publish(&network, &record)?
+                let guard = Guard::new(&self.keys, &state.mirror, &self.node);
+                guard.publish(&network, identity, &record)?
             };
             match self.transact(&connection, &guarded).await {
                 Ok(()) => info!(
@@ -182,9 +193,4 @@ impl Inner {
         }
         saved
     }
-}
-
-fn unused(state: &mut State) -> Vec<Change> {
-    let unused = state.drop_unused_networks();
-    unused.into_iter().map(Change::RemoveNetwork).collect()
 }

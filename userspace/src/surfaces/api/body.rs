@@ -1,9 +1,9 @@
-//! Request bodies: strict JSON of bounded size, read in bounded time.
+//! Request bodies: strict JSON or text of bounded size, read in bounded time.
 
 use std::{error::Error, time::Duration};
 
 use axum::{
-    body::to_bytes,
+    body::{Bytes, to_bytes},
     extract::{FromRequest, Request},
     http::StatusCode,
 };
@@ -28,29 +28,48 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let read = to_bytes(request.into_body(), LIMIT);
-        let Ok(read) = tokio::time::timeout(PATIENCE, read).await else {
-            let seconds = PATIENCE.as_secs();
-            let detail = format!("the request body did not arrive within {seconds} s");
-            return Err(Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_too_slow",
-                detail,
-            ));
-        };
-        let bytes = read.map_err(|error| {
-            if error
-                .source()
-                .is_some_and(<dyn Error>::is::<LengthLimitError>)
-            {
-                let detail = format!("the request body is larger than {LIMIT} bytes");
-                return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
-            }
-            let detail = format!("the request body could not be read: {error}");
-            Problem::new(StatusCode::BAD_REQUEST, "body_unreadable", detail)
-        })?;
-        parse(&bytes).map(Self)
+        parse(&bytes(request).await?).map(Self)
     }
+}
+
+/// A request body that is text.
+pub(super) struct Text(pub(super) String);
+
+impl<S: Sync> FromRequest<S> for Text {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        String::from_utf8(bytes(request).await?.into())
+            .map(Self)
+            .map_err(|error| {
+                let detail = format!("the request body is not UTF-8: {error}");
+                Problem::new(StatusCode::BAD_REQUEST, "body_unreadable", detail)
+            })
+    }
+}
+
+async fn bytes(request: Request) -> Result<Bytes, Problem> {
+    let read = to_bytes(request.into_body(), LIMIT);
+    let Ok(read) = tokio::time::timeout(PATIENCE, read).await else {
+        let seconds = PATIENCE.as_secs();
+        let detail = format!("the request body did not arrive within {seconds} s");
+        return Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            detail,
+        ));
+    };
+    read.map_err(|error| {
+        if error
+            .source()
+            .is_some_and(<dyn Error>::is::<LengthLimitError>)
+        {
+            let detail = format!("the request body is larger than {LIMIT} bytes");
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
+        }
+        let detail = format!("the request body could not be read: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, "body_unreadable", detail)
+    })
 }
 
 /// Parses a body, naming what is wrong with it and where.

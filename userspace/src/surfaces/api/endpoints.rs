@@ -83,6 +83,7 @@ impl TryFrom<EndpointRequest> for AttachSpec {
             mac: request.mac.as_deref().map(parse_mac).transpose()?,
             namespace: request.namespace,
             labels: request.labels,
+            exposed: None,
         })
     }
 }
@@ -145,6 +146,10 @@ pub struct EndpointDto {
     pub namespace: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The number of its identity: what policies can tell it apart by, its
+    /// namespace, labels and named ports. Endpoints that no policy can tell apart
+    /// have the same; 0 for one of a node that knows no policies.
+    pub identity: u32,
     /// The interface inside the container.
     pub ifname: String,
     /// Its address with the network's prefix length.
@@ -195,6 +200,7 @@ impl From<EndpointView> for EndpointDto {
             vni: network.vni.get(),
             namespace: endpoint.namespace,
             labels: (&endpoint.labels).into(),
+            identity: endpoint.identity,
             ifname: endpoint.ifname,
             ip: format!("{}/{}", endpoint.ip, network.subnet.prefix()),
             mac: endpoint.mac.to_string(),
@@ -229,6 +235,7 @@ impl From<OtherEndpointView> for EndpointDto {
             vni: network.vni.get(),
             namespace: record.namespace.to_string(),
             labels: (&record.labels).into(),
+            identity: record.identity,
             ifname: record.ifname.to_string(),
             ip: format!("{}/{}", record.ip, network.subnet.prefix()),
             mac: record.mac.to_string(),

@@ -104,6 +104,12 @@ fn register_daemon(registry: &mut Registry, status: &StatusView) {
     );
     gauge("networks", "Networks", status.networks as u64);
     gauge("peers", "Other VTEPs", status.peers as u64);
+    gauge("policies", "Network policies", status.policies as u64);
+    gauge(
+        "identities",
+        "What policies can tell apart: namespaces with labels and named ports",
+        status.identities as u64,
+    );
     gauge(
         "nodes",
         "Nodes that are alive, this one among them",

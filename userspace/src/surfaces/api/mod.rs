@@ -6,16 +6,18 @@ use axum::{
     Router,
     http::Extensions,
     middleware::from_fn_with_state,
-    routing::{delete, get},
+    routing::{delete, get, put},
 };
 use tokio::net::UnixStream;
 
 use self::callers::Callers;
 pub use self::{
     endpoints::{EndpointDto, EndpointRequest, EndpointState, TrafficDto},
+    namespaces::{NamespaceDto, NamespaceRequest},
     networks::{NetworkDto, NetworkRequest},
     nodes::{NodeDto, NodeState},
     peers::{PeerDto, PeerRequest},
+    policies::{AppliedDto, PolicyDto, PolicyStatusDto},
     problem::{Problem, ProblemDto},
     socket::{Abandoned, Socket, SocketError},
     status::{CountsDto, DriftDto, DropDto, StatusDto, StoreDto, UnderlayDto},
@@ -29,11 +31,13 @@ mod endpoints;
 #[cfg(test)]
 mod limits;
 mod metrics;
+mod namespaces;
 mod networks;
 mod nodes;
 mod openapi;
 mod path;
 mod peers;
+mod policies;
 mod problem;
 mod query;
 mod socket;
@@ -67,6 +71,13 @@ pub fn router(control: Control) -> Router {
         )
         .route("/v1/peers", get(peers::list).post(peers::add))
         .route("/v1/peers/{ip}", delete(peers::remove))
+        .route("/v1/policies", get(policies::list).post(policies::apply))
+        .route(
+            "/v1/policies/{namespace}/{name}",
+            get(policies::show).delete(policies::remove),
+        )
+        .route("/v1/namespaces", get(namespaces::list))
+        .route("/v1/namespaces/{name}", put(namespaces::label))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", get(nodes::show).delete(nodes::remove))
         .route("/v1/openapi.json", get(openapi::document))

@@ -3,14 +3,16 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{endpoints, metrics, networks, nodes, peers, problem::ProblemDto, status};
+use super::{
+    endpoints, metrics, namespaces, networks, nodes, peers, policies, problem::ProblemDto, status,
+};
 
 /// The description of the API, gathered from its routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "vxplane",
-        description = "Networks, endpoints, peers and nodes, as one host sees them. HTTP/1.1 on the unix socket \
+        description = "Networks, endpoints, peers, policies and nodes, as one host sees them. HTTP/1.1 on the unix socket \
                        `<run-dir>/vxplane.sock`."
     ),
     paths(
@@ -27,6 +29,12 @@ use super::{endpoints, metrics, networks, nodes, peers, problem::ProblemDto, sta
         peers::list,
         peers::add,
         peers::remove,
+        policies::list,
+        policies::apply,
+        policies::show,
+        policies::remove,
+        namespaces::list,
+        namespaces::label,
         nodes::list,
         nodes::show,
         nodes::remove,

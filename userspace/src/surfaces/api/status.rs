@@ -126,6 +126,8 @@ pub struct CountsDto {
     pub endpoints_ready: usize,
     /// Peers, nodes among them.
     pub peers: usize,
+    /// Policies.
+    pub policies: usize,
     /// Nodes that are alive, this one among them.
     pub nodes: usize,
     /// Endpoints on all hosts.
@@ -179,6 +181,7 @@ impl StatusDto {
                 endpoints: view.endpoints,
                 endpoints_ready: view.endpoints_ready,
                 peers: view.peers,
+                policies: view.policies,
                 nodes: view.nodes,
                 cluster_endpoints: view.cluster_endpoints,
             },

@@ -53,7 +53,10 @@ async fn unknown_routes_and_methods_are_problems() {
     let api = api().await;
     for (method, path, status, code) in [
         (Method::GET, "/", 404, "no_such_route"),
-        (Method::GET, "/v1/policies", 404, "no_such_route"),
+        (Method::GET, "/v1/routes", 404, "no_such_route"),
+        (Method::DELETE, "/v1/policies", 405, "method_not_allowed"),
+        (Method::GET, "/v1/policies/a", 404, "no_such_route"),
+        (Method::GET, "/v1/policies/a/b", 404, "policy_not_found"),
         (Method::GET, "/v1/networks/", 404, "no_such_route"),
         (Method::PUT, "/v1/networks", 405, "method_not_allowed"),
         (Method::POST, "/v1/status", 405, "method_not_allowed"),
@@ -342,13 +345,14 @@ async fn the_description_lists_exactly_the_routes() {
     for path in &paths {
         let path = path
             .replace("{name}", "x")
+            .replace("{namespace}", "x")
             .replace("{id}", "x")
             .replace("{ip}", "192.0.2.9");
         // TRACE is on no route, so a route that exists answers 405.
         let response = send(&api, Method::TRACE, &path, Body::empty()).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
     }
-    assert_eq!(paths.len(), 12, "{paths:?}");
+    assert_eq!(paths.len(), 16, "{paths:?}");
     let operations = document["paths"].as_object().unwrap().values();
     for operation in operations.flat_map(|path| path.as_object().unwrap().values()) {
         for (status, response) in operation["responses"].as_object().unwrap() {
@@ -398,6 +402,144 @@ fn near_requests() -> impl Strategy<Value = String> {
     })
 }
 
+/// A policy that lets nobody in.
+fn closed(name: &str, app: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": name },
+        "spec": { "podSelector": { "matchLabels": { "app": app } } },
+    })
+}
+
+#[tokio::test]
+async fn policies_are_applied_as_kubectl_does_it() {
+    let api = api().await;
+    let path = "/v1/policies";
+    let (status, made) = call(&api, Method::POST, path, closed("web", "web")).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!(made["id"], "default/web");
+    assert_eq!(
+        made["metadata"],
+        json!({ "name": "web", "namespace": "default" })
+    );
+    assert_eq!(made["status"]["applied"], "created");
+    let (status, same) = call(&api, Method::POST, path, closed("web", "web")).await;
+    assert_eq!(
+        (status, &same["status"]["applied"]),
+        (StatusCode::OK, &json!("unchanged"))
+    );
+
+    let yaml = format!("{}\n---\n{}\n", closed("web", "other"), closed("db", "db"));
+    let (status, several) = read(send(&api, Method::POST, path, yaml).await).await;
+    let applied = |number: usize| several[number]["status"]["applied"].as_str().unwrap();
+    assert_eq!(status, StatusCode::CREATED);
+    assert_eq!((applied(0), applied(1)), ("configured", "created"));
+
+    // What is shown can be applied as it is.
+    let (_, shown) = call(&api, Method::GET, "/v1/policies/default/web", Value::Null).await;
+    assert_eq!(shown["spec"]["podSelector"]["matchLabels"]["app"], "other");
+    let (status, again) = call(&api, Method::POST, path, shown).await;
+    assert_eq!(
+        (status, &again["status"]["applied"]),
+        (StatusCode::OK, &json!("unchanged"))
+    );
+
+    let (_, all) = call(&api, Method::GET, path, Value::Null).await;
+    let ids: Vec<_> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["id"].clone())
+        .collect();
+    assert_eq!(ids, ["default/db", "default/web"]);
+    let (_, none) = call(&api, Method::GET, "/v1/policies?namespace=x", Value::Null).await;
+    assert_eq!(none, json!([]));
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND] {
+        let (got, _) = call(&api, Method::DELETE, "/v1/policies/default/db", Value::Null).await;
+        assert_eq!(got, status);
+    }
+}
+
+#[tokio::test]
+async fn of_several_policies_none_is_applied_if_one_is_refused() {
+    let api = api().await;
+    let wrong = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "wrong" },
+        "spec": { "podSelector": {}, "ingress": [{ "form": [] }] },
+    });
+    let both = format!("{}\n---\n{wrong}", closed("web", "web"));
+    let many = (0..101).map(|number| closed(&format!("p{number}"), "x").to_string());
+    let many = many.collect::<Vec<_>>().join("\n---\n");
+    for (body, code, fragment) in [
+        (both, "invalid_policy", "document 2, spec.ingress[0].form"),
+        ("{".to_owned(), "invalid_policy", "neither YAML nor JSON"),
+        (String::new(), "invalid_policy", "no NetworkPolicy"),
+        ("kind: Pod".to_owned(), "invalid_policy", "kind"),
+        (many, "too_many_documents", "at most 100"),
+    ] {
+        let (status, problem) = read(send(&api, Method::POST, "/v1/policies", body).await).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{problem}");
+        assert_eq!(problem["code"], code, "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(fragment), "{detail}");
+    }
+    let (_, all) = call(&api, Method::GET, "/v1/policies", Value::Null).await;
+    assert_eq!(all, json!([]));
+}
+
+#[tokio::test]
+async fn namespaces_are_there_when_something_is_said_of_them() {
+    let api = api().await;
+    let (_, none) = call(&api, Method::GET, "/v1/namespaces", Value::Null).await;
+    assert_eq!(none, json!([]));
+    let labels = json!({ "labels": { "team": "a" } });
+    let (status, made) = call(&api, Method::PUT, "/v1/namespaces/shop", labels.clone()).await;
+    let expected = json!({
+        "name": "shop", "endpoints": 0, "policies": 0,
+        "labels": { "team": "a", "kubernetes.io/metadata.name": "shop" },
+    });
+    assert_eq!((status, &made), (StatusCode::CREATED, &expected));
+    // What is shown can be put as it is.
+    let shown = json!({ "labels": made["labels"] });
+    let (status, same) = call(&api, Method::PUT, "/v1/namespaces/shop", shown).await;
+    assert_eq!((status, same), (StatusCode::OK, expected.clone()));
+    call(&api, Method::POST, "/v1/policies", closed("web", "web")).await;
+    let (_, all) = call(&api, Method::GET, "/v1/namespaces", Value::Null).await;
+    assert_eq!(
+        (&all[0]["name"], &all[0]["policies"]),
+        (&json!("default"), &json!(1))
+    );
+    assert_eq!(all[1], expected);
+    for (name, labels, code) in [
+        (
+            "shop",
+            json!({ "kubernetes.io/metadata.name": "x" }),
+            "invalid_label",
+        ),
+        ("shop", json!({ "": "x" }), "invalid_label"),
+        ("-", json!({}), "invalid_name"),
+    ] {
+        let path = format!("/v1/namespaces/{name}");
+        let body = json!({ "labels": labels });
+        let (status, problem) = call(&api, Method::PUT, &path, body).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (400, &json!(code)));
+    }
+    call(
+        &api,
+        Method::PUT,
+        "/v1/namespaces/shop",
+        json!({ "labels": {} }),
+    )
+    .await;
+    let (_, all) = call(&api, Method::GET, "/v1/namespaces", Value::Null).await;
+    assert_eq!(
+        all.as_array().unwrap().len(),
+        1,
+        "without labels it is forgotten"
+    );
+}
+
 proptest! {
     #[test]
     fn any_bytes_parse_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -425,7 +567,7 @@ proptest! {
         requests in prop::collection::vec(
             (
                 prop::sample::select(vec![Method::GET, Method::POST, Method::DELETE, Method::PUT]),
-                "/v1/(networks|endpoints|peers|status|x)?(/[ -~&&[^?#]]{0,8})?",
+                "/v1/(networks|endpoints|peers|policies|namespaces|status|x)?(/[ -~&&[^?#]]{0,8})?",
                 near_requests(),
             ),
             1..8,
