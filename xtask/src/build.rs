@@ -48,6 +48,13 @@ pub(crate) fn ebpf(workspace: &Workspace) -> Result<PathBuf> {
     ebpf_with(workspace, &[])
 }
 
+/// Builds the eBPF objects and returns where that one is which the benchmarks
+/// compare ours with.
+pub(crate) fn reference(workspace: &Workspace) -> Result<PathBuf> {
+    let ours = ebpf(workspace)?;
+    Ok(ours.with_file_name("vxplane-reference"))
+}
+
 fn ebpf_with(workspace: &Workspace, features: &[&str]) -> Result<PathBuf> {
     let toolchain = toolchain::ensure(workspace)?;
     let mut cargo = ebpf_cargo(workspace, &toolchain, "build");

@@ -111,29 +111,28 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The builds of `vxplane` to measure; empty paths where they are not.
+/// The builds to measure; empty paths where they are not.
 struct Binaries {
     vxplane: PathBuf,
     before: PathBuf,
+    reference: PathBuf,
 }
 
 impl Binaries {
     fn find(workspace: &Workspace, options: &Options) -> Result<Self> {
-        let none = options.variants.is_empty();
-        let ours = none || options.variants.iter().any(|it| it.is_ours());
-        let before = options.variants.contains(&Variant::Before);
+        let chosen = |of: fn(Variant) -> bool| {
+            options.variants.is_empty() || options.variants.iter().copied().any(of)
+        };
+        let ours = chosen(Variant::is_ours).then(|| vxplane(workspace, options));
+        let before = options.variants.contains(&Variant::Before).then(|| {
+            let binary = options.before.as_deref();
+            existing(binary.context("say with --before which build that variant is")?)
+        });
+        let reference = chosen(|it| it == Variant::CollectMd).then(|| build::reference(workspace));
         Ok(Self {
-            vxplane: if ours {
-                vxplane(workspace, options)?
-            } else {
-                PathBuf::new()
-            },
-            before: if before {
-                let binary = options.before.as_deref();
-                existing(binary.context("say with --before which build that variant is")?)?
-            } else {
-                PathBuf::new()
-            },
+            vxplane: ours.transpose()?.unwrap_or_default(),
+            before: before.transpose()?.unwrap_or_default(),
+            reference: reference.transpose()?.unwrap_or_default(),
         })
     }
 
@@ -238,12 +237,13 @@ fn build_sites(options: &Options, binaries: &Binaries, scene: Scene) -> Result<V
         &options.variants
     };
     let mut sites = Vec::new();
-    for variant in variants {
+    for variant in variants.iter().filter(|it| it.fits(scene.setting())) {
         eprintln!("{}: building {}", scene.name(), variant.name());
         let ground = Ground {
             variant: *variant,
             setting: scene.setting(),
             binary: binaries.of(*variant),
+            reference: &binaries.reference,
         };
         let site = Site::build(&ground);
         sites.push(site.with_context(|| format!("building {}", variant.name()))?);

@@ -198,6 +198,7 @@ fn colour(variant: Variant) -> &'static str {
         Variant::Routed => "#777777",
         Variant::Kernel => "#e69f00",
         Variant::Netfilter => "#d55e00",
+        Variant::CollectMd => "#009e73",
         Variant::Vxplane => "#0072b2",
         Variant::VxplanePolicy | Variant::Entries100 | Variant::Entries10000 => "#004c7a",
         Variant::Before | Variant::Endpoints100 | Variant::Endpoints1000 => "#56b4e9",

@@ -1,6 +1,7 @@
 //! The variants, each built on hosts of its own, so that all of them stand ready
 //! at once and samples can alternate.
 
+mod collect_md;
 mod kernel;
 mod local;
 mod routed;
@@ -13,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 use vxplane_harness::Netns;
@@ -33,6 +34,8 @@ pub(crate) enum Variant {
     Kernel,
     /// The same with bridge netfilter on, but without rules: what vxplane must beat.
     Netfilter,
+    /// Containers behind programs that leave VXLAN to the kernel in both directions.
+    CollectMd,
     /// Containers on a network of vxplane.
     Vxplane,
     /// The same, and policies select both containers.
@@ -51,7 +54,17 @@ pub(crate) enum Variant {
 
 impl Variant {
     /// What is compared between two hosts.
-    pub(crate) const TWO_HOSTS: [Self; 5] = [
+    pub(crate) const TWO_HOSTS: [Self; 6] = [
+        Self::Bare,
+        Self::Routed,
+        Self::Kernel,
+        Self::Netfilter,
+        Self::CollectMd,
+        Self::Vxplane,
+    ];
+
+    /// What is compared on one host.
+    pub(crate) const SAME_HOST: [Self; 5] = [
         Self::Bare,
         Self::Routed,
         Self::Kernel,
@@ -59,14 +72,11 @@ impl Variant {
         Self::Vxplane,
     ];
 
-    /// What is compared on one host.
-    pub(crate) const SAME_HOST: [Self; 5] = Self::TWO_HOSTS;
-
     /// What is compared to see that vxplane's cost stays flat.
     pub(crate) const SCALE: [Self; 3] = [Self::Vxplane, Self::Endpoints100, Self::Endpoints1000];
 
     /// Overlays that others make of their parts.
-    pub(crate) const OTHER_OVERLAYS: [Self; 0] = [];
+    pub(crate) const OTHER_OVERLAYS: [Self; 1] = [Self::CollectMd];
 
     /// As in tables and plots.
     pub(crate) fn name(self) -> &'static str {
@@ -75,6 +85,7 @@ impl Variant {
             Self::Routed => "routed",
             Self::Kernel => "kernel",
             Self::Netfilter => "netfilter",
+            Self::CollectMd => "collect-md",
             Self::Vxplane => "vxplane",
             Self::VxplanePolicy => "vxplane-policy",
             Self::Endpoints100 => "endpoints100",
@@ -87,10 +98,20 @@ impl Variant {
 
     /// Whether a build of vxplane is needed for it: the one that is measured.
     pub(crate) fn is_ours(self) -> bool {
-        !matches!(
+        matches!(
             self,
-            Self::Bare | Self::Routed | Self::Kernel | Self::Netfilter | Self::Before
+            Self::Vxplane
+                | Self::VxplanePolicy
+                | Self::Endpoints100
+                | Self::Endpoints1000
+                | Self::Entries100
+                | Self::Entries10000
         )
+    }
+
+    /// Whether it can be measured there.
+    pub(crate) fn fits(self, setting: Setting) -> bool {
+        !(setting.same_host && Self::OTHER_OVERLAYS.contains(&self))
     }
 
     /// Endpoints on each host.
@@ -120,6 +141,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) setting: Setting,
     /// The `vxplane` to measure.
     pub(crate) binary: &'a Path,
+    /// The object of [`Variant::CollectMd`].
+    pub(crate) reference: &'a Path,
 }
 
 impl Ground<'_> {
@@ -156,6 +179,10 @@ impl Site {
             (Variant::Routed, true) => local::routed(ground),
             (Variant::Kernel | Variant::Netfilter, false) => kernel::site(ground),
             (Variant::Kernel | Variant::Netfilter, true) => local::bridged(ground),
+            (Variant::CollectMd, false) => collect_md::site(ground),
+            (Variant::CollectMd, true) => {
+                bail!("{} is not measured on one host", ground.variant.name())
+            }
             (_, false) => vxplane::site(ground),
             (_, true) => local::vxplane(ground),
         }
