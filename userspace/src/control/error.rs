@@ -333,6 +333,16 @@ pub enum Invalid {
         "a peer of no network is none: name at least one network, or leave `networks` out to mean all of them"
     )]
     NoNetworks,
+    /// More than stores check in one transaction.
+    #[error(
+        "{count} networks are too many at once for a peer: name at most {max}, then the others"
+    )]
+    NetworksNamed {
+        /// As given.
+        count: usize,
+        /// The most there can be.
+        max: usize,
+    },
     /// An address no VTEP can have.
     #[error("{ip} cannot be a peer: it is {what}; give the underlay address of another host")]
     Peer {
@@ -355,6 +365,7 @@ impl Invalid {
             Self::PolicyTooLarge { .. } => "policy_too_large",
             Self::Identity(_) => "invalid_identity",
             Self::Labels { .. } => "too_many_labels",
+            Self::NetworksNamed { .. } => "too_many_networks_named",
             Self::Subnet(_)
             | Self::HostBits { .. }
             | Self::SubnetTooSmall(_)

@@ -426,6 +426,9 @@ async fn labels_and_peers_are_bounded() {
     let ip = Ipv4Addr::new(192, 0, 2, 1);
     let error = plan::add_peer(alone(&contents), ip, &BTreeSet::new(), None).unwrap_err();
     assert_eq!(error.code(), "too_many_peers", "{error}");
+    let many = (0..101).map(|n| format!("n{n}")).collect();
+    let error = plan::add_peer(alone(&contents), ip, &many, None).unwrap_err();
+    assert_eq!(error.code(), "too_many_networks_named", "{error}");
 }
 
 /// As [`container`], with labels and ports that it exposes.

@@ -8,7 +8,7 @@ use super::{Basis, Plan, find_network};
 use crate::{
     control::{
         census,
-        error::{Conflict, Error, NotFound},
+        error::{Conflict, Error, Invalid, NotFound},
         spec::check_peer,
     },
     model::{Desired, Peer, PeerNetworks},
@@ -17,6 +17,10 @@ use crate::{
 
 /// The most peers that are kept, whatever networks they are in.
 const MAX_PEERS_KEPT: usize = 8192;
+
+/// Networks that can be named in one request: each must still be there when a
+/// shared store takes the change, and stores bound what they check at once.
+const NETWORKS_AT_ONCE: usize = 100;
 
 /// Adds a peer, or adds networks to one: none named means all of them.
 pub(crate) fn add_peer(
@@ -27,6 +31,10 @@ pub(crate) fn add_peer(
 ) -> Result<Plan<Peer>, Error> {
     check_peer(ip, own)?;
     check_no_node(basis.desired(), ip)?;
+    if networks.len() > NETWORKS_AT_ONCE {
+        let (count, max) = (networks.len(), NETWORKS_AT_ONCE);
+        return Err(Invalid::NetworksNamed { count, max }.into());
+    }
     for name in networks {
         find_network(basis, name)?;
     }
