@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use vxplane_common::abi::LAYOUT;
 use vxplane_tests::harness::{Version, transfer};
 
 use crate::{
@@ -23,6 +24,15 @@ const LATER: &str = "udp dst port 4789 and ip[4:2] = 0x6e78";
 
 /// Maps that the next layout changes.
 const CHANGED: [&str; 4] = ["DROPS", "LEARNED", "PEERS", "TRAFFIC"];
+
+/// Says that something is over, also where it ends in a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// TCP segments that a container has sent again.
 fn sent_again(member: &Member) -> Result<u64> {
@@ -51,8 +61,10 @@ fn during_transfers<T>(
             }
             Ok(())
         });
-        let happened = happening();
-        over.store(true, Ordering::Relaxed);
+        let happened = {
+            let _over = Over(&over);
+            happening()
+        };
         let sent = sending.join();
         let sent = sent.map_err(|_| anyhow!("the sender panicked"))?;
         sent.context("the connection was not carried on")?;
@@ -94,10 +106,11 @@ fn has_next_layout(site: &Site, before: &BTreeMap<String, u64>) -> Result<()> {
     eventually("the maps before are gone", || {
         Ok(maps(site)?.len() == before.len())
     })?;
+    let next = format!("-{}", LAYOUT + 1);
     for (name, inode) in maps(site)? {
-        match name.strip_suffix("-2") {
+        match name.strip_suffix(&next) {
             Some(name) => ensure!(CHANGED.contains(&name), "{name} is new for no reason"),
-            None => ensure!(before[&name] == inode, "{name} was not reused"),
+            None => ensure!(before.get(&name) == Some(&inode), "{name} was not reused"),
         }
     }
     Ok(())
@@ -195,7 +208,8 @@ fn an_earlier_version_does_not_take_over() -> Result<()> {
     let traffic = Traffic::start(&[&a1, &a2, &b1])?;
     let before = maps(&a)?;
     let said = a.daemon.refused_as(Version::This)?;
-    for part in ["layout 2", "a later version", "Install", "vxplane down"] {
+    let layout = format!("layout {}", LAYOUT + 1);
+    for part in [&layout, "a later version", "Install", "vxplane down"] {
         ensure!(said.contains(part), "{part:?} is not in: {said}");
     }
     ensure!(maps(&a)? == before, "something was changed");
