@@ -1,5 +1,6 @@
 //! `cargo xtask scale`: one real daemon in a cluster of a thousand nodes, which
-//! are played against a real etcd, and what that costs.
+//! are played against a real etcd, and what that costs; and what it costs hundreds
+//! of nodes to want the same addresses.
 
 use std::{fs, path::PathBuf};
 
@@ -25,13 +26,16 @@ pub(crate) struct Options {
     /// Networks; the real daemon has an endpoint in each.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     networks: u32,
+    /// Nodes that contend for the addresses of one network.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    contenders: u32,
     /// Where to write the figures as JSON [default: target/scale.json].
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
-/// Builds the daemon as users have it and the rest as it builds fastest, and
-/// measures.
+/// Builds all of it as users have it (the nodes that contend are in the simulation
+/// itself), and measures.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(
         process::is_root(),
@@ -47,10 +51,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         fs::create_dir_all(directory)
             .with_context(|| format!("creating {}", directory.display()))?;
     }
-    let sizes = [options.nodes, options.endpoints, options.networks];
+    let sizes = [
+        options.nodes,
+        options.endpoints,
+        options.networks,
+        options.contenders,
+    ];
     let mut cargo = workspace.cargo("run");
     cargo
-        .args(["--package=vxplane-tests", "--bin=scale", "--"])
+        .args(["--release", "--package=vxplane-tests", "--bin=scale", "--"])
         .args(sizes.map(|size| size.to_string()))
         .arg(out)
         .env("VXPLANE_BIN", daemon);

@@ -1,10 +1,20 @@
 //! Plays a large cluster and says what that costs; run by `cargo xtask scale`.
-//! Arguments: nodes, endpoints of each, networks, and the file for the figures.
+//! Arguments: nodes, endpoints of each, networks, nodes that contend for addresses,
+//! and the file for the figures.
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use vxplane_tests::scale::{Effort, Shape, run};
+use serde::Serialize;
+use vxplane_tests::scale::{Contention, Crowd, Effort, Figures, Shape, contend, run};
+
+/// What is written into the file.
+#[derive(Serialize)]
+struct All {
+    #[serde(flatten)]
+    figures: Figures,
+    contention: Contention,
+}
 
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
@@ -17,6 +27,10 @@ fn main() -> Result<()> {
         endpoints_per_node: number()?,
         networks: number()?,
     };
+    let crowd = Crowd {
+        nodes: number()?,
+        endpoints_per_node: 5,
+    };
     let file = PathBuf::from(arguments.next().context("the file is missing")?);
     let effort = Effort {
         changes: 300,
@@ -24,11 +38,15 @@ fn main() -> Result<()> {
         burst: 1000,
         idle: Duration::from_secs(20),
     };
-    let figures = run(shape, effort)?;
+    let all = All {
+        figures: run(shape, effort)?,
+        contention: contend(crowd)?,
+    };
     println!("| What | Measured | Target |\n|---|---|---|");
-    for (what, measured, target) in figures.lines() {
+    let lines = all.figures.lines();
+    for (what, measured, target) in lines.into_iter().chain(all.contention.lines()) {
         println!("| {what} | {measured} | {target} |");
     }
-    fs::write(&file, serde_json::to_string_pretty(&figures)?)
+    fs::write(&file, serde_json::to_string_pretty(&all)?)
         .with_context(|| format!("writing {}", file.display()))
 }

@@ -1,6 +1,7 @@
 //! A large cluster, played: real etcd and one real daemon with real endpoints,
 //! and as many other nodes as wanted, of which there is only what is in etcd.
 
+mod contention;
 mod meter;
 mod play;
 mod world;
@@ -14,7 +15,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
-pub use self::world::Shape;
+pub use self::{
+    contention::{Contention, Crowd, contend},
+    world::Shape,
+};
 use self::{
     meter::{FdbEye, NeighbourEye, Usage, map_memory},
     play::Players,

@@ -48,6 +48,7 @@ impl Pace {
 #[derive(Debug, Default)]
 pub(super) struct Held {
     tables: Option<Tables>,
+    settled: Option<Tables>,
     pace: Pace,
     drift: Drift,
 }
@@ -111,8 +112,14 @@ impl Held {
     /// Says that the maps hold just what is wanted.
     pub(super) fn settle(&mut self, wanted: Option<Tables>) {
         if wanted.is_some() {
-            self.tables = wanted;
+            self.tables.clone_from(&wanted);
+            self.settled = wanted;
         }
+    }
+
+    /// What the maps were last said to hold as is wanted.
+    pub(super) fn settled(&self) -> Option<&Tables> {
+        self.settled.as_ref()
     }
 
     /// How the last reading compared.

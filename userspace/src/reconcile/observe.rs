@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use imbl::OrdMap;
 use ipnetwork::Ipv4Network;
 use vxplane_common::{abi::Config, types::MacAddr};
 
@@ -111,7 +112,7 @@ pub struct Observed {
     /// First entropy port and how many there are.
     pub source_ports: (u16, u16),
     /// The way to each peer there is a route to.
-    pub routes: BTreeMap<Ipv4Addr, Way>,
+    pub routes: OrdMap<Ipv4Addr, Way>,
     /// The device of the slow path.
     pub fallback: Fallback,
     /// Host veths by endpoint ID.

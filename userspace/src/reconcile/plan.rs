@@ -37,6 +37,9 @@ pub struct Wanted<'a> {
     pub desired: &'a Desired,
     /// What of it is on other nodes.
     pub remotes: &'a Remotes,
+    /// What the maps were to hold when nothing was left to do last: what is the
+    /// same since is not worked out anew.
+    pub before: Option<&'a Tables>,
     /// VXLAN UDP port.
     pub port: u16,
 }

@@ -224,6 +224,7 @@ impl Reconciler {
         Wanted {
             desired,
             remotes: &self.remotes,
+            before: self.held.settled(),
             port: self.options.port,
         }
     }
@@ -532,8 +533,7 @@ fn problems(wanted: &Wanted<'_>, observed: &Observed) -> Vec<String> {
             problems.push(format!("there is no route to the peer {peer}"));
         }
     }
-    let mut unreached = wanted.remotes.vteps();
-    unreached.retain(|vtep| !observed.routes.contains_key(vtep));
+    let unreached = wanted.remotes.unreached();
     if let Some(vtep) = unreached.first() {
         problems.push(match unreached.len() {
             1 => format!("there is no route to the node at {vtep}"),

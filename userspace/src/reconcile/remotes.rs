@@ -17,8 +17,8 @@ use vxplane_common::{
     types::Vni,
 };
 
-use super::{Underlay, observe::Observed};
-use crate::model::{Cluster, Desired, EndpointRecord, Word};
+use super::observe::{Observed, Way};
+use crate::model::{Cluster, Desired, EndpointRecord, Node, Word};
 
 /// The endpoints of other nodes, as [`Cluster::endpoints`].
 type Records = OrdMap<(Word, Word), Arc<EndpointRecord>>;
@@ -26,26 +26,40 @@ type Records = OrdMap<(Word, Word), Arc<EndpointRecord>>;
 /// The other nodes and their endpoints in the networks this host has part in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remotes {
-    basis: Option<Basis>,
+    basis: Option<Arc<Basis>>,
     records: Records,
     fdb: OrdMap<FdbKey, FdbEntry>,
     neighbours: OrdMap<NeighbourKey, Neighbour>,
     peers: OrdMap<PeerKey, Peer>,
     members: BTreeMap<PeerKey, Member>,
+    /// By VNI, how many members have an underlay of which MTU.
+    mtus: BTreeMap<u32, BTreeMap<u32, usize>>,
     contested: usize,
 }
 
 /// What decides how a record becomes map entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Basis {
+    /// As long as these are the same, all of it is.
+    source: Source,
+    /// The other nodes that are alive, by name.
+    nodes: BTreeMap<Word, Reached>,
+    /// Their addresses, and our own.
+    vteps: BTreeSet<Ipv4Addr>,
+    /// The addresses of those there is no route to.
+    unreached: Vec<Ipv4Addr>,
+}
+
+/// What a [`Basis`] is made of. Compared as fast as little of it has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
     vtep: Ipv4Addr,
+    ifindex: u32,
     port: u16,
     /// The networks this host has part in.
     networks: BTreeMap<String, Vni>,
-    /// The other nodes that are alive, by name.
-    nodes: BTreeMap<String, Reached>,
-    /// Their addresses, and our own.
-    vteps: BTreeSet<Ipv4Addr>,
+    nodes: OrdMap<Word, Arc<Node>>,
+    routes: OrdMap<Ipv4Addr, Way>,
 }
 
 /// Another node, and how the underlay reaches it.
@@ -72,37 +86,67 @@ struct Entries {
     mtu: u32,
 }
 
-impl Basis {
+impl Source {
     fn of(cluster: &Cluster, desired: &Desired, port: u16, observed: &Observed) -> Option<Self> {
         let underlay = observed.underlay.as_ref()?;
         let own_networks = desired.endpoints.values().filter_map(|endpoint| {
             let network = desired.networks.get(&endpoint.network)?;
             Some((network.name.clone(), network.vni))
         });
-        let mut vteps = BTreeSet::from([underlay.vtep]);
-        let mut nodes = BTreeMap::new();
-        for node in cluster.nodes.values() {
-            // This node itself, or one that took another's address.
-            if vteps.insert(node.vtep) {
-                let reached = Reached::new(node.vtep, node.mtu, underlay, observed);
-                nodes.insert(node.name.clone(), reached);
-            }
-        }
         Some(Self {
             vtep: underlay.vtep,
+            ifindex: underlay.ifindex,
             port,
             networks: own_networks.collect(),
-            nodes,
-            vteps,
+            nodes: cluster.nodes.clone(),
+            routes: observed.routes.clone(),
         })
     }
 
+    fn reached(&self, node: &Node) -> Reached {
+        let way = self.routes.get(&node.vtep);
+        Reached {
+            vtep: node.vtep,
+            mtu: node.mtu,
+            // Without a route there is no better guess, and what comes in from
+            // there is good all the same.
+            ifindex: way.map_or(self.ifindex, |way| way.ifindex),
+            on_link: way.is_some_and(|way| way.on_link),
+        }
+    }
+}
+
+impl From<Source> for Basis {
+    fn from(source: Source) -> Self {
+        let mut vteps = BTreeSet::from([source.vtep]);
+        let mut nodes = BTreeMap::new();
+        let mut unreached = Vec::new();
+        for (name, node) in &source.nodes {
+            // This node itself, or one that took another's address.
+            if vteps.insert(node.vtep) {
+                nodes.insert(name.clone(), source.reached(node));
+                if !source.routes.contains_key(&node.vtep) {
+                    unreached.push(node.vtep);
+                }
+            }
+        }
+        Self {
+            source,
+            nodes,
+            vteps,
+            unreached,
+        }
+    }
+}
+
+impl Basis {
     /// `None` for what is not to be in the maps: another network, or a node that
     /// is not alive.
     fn entries(&self, record: &EndpointRecord) -> Option<Entries> {
-        let vni = *self.networks.get(&*record.network)?;
-        let node = self.nodes.get(&*record.node)?;
-        let outer = Outer::new(self.vtep, node.vtep, self.port, vni);
+        let source = &self.source;
+        let vni = *source.networks.get(&*record.network)?;
+        let node = self.nodes.get(&record.node)?;
+        let outer = Outer::new(source.vtep, node.vtep, source.port, vni);
         let outer = if node.on_link { outer.on_link() } else { outer };
         let (mac, ifindex, vtep) = (record.mac, node.ifindex, node.vtep.octets());
         let vni = vni.get();
@@ -134,15 +178,15 @@ impl Basis {
     /// The networks and nodes whose records mean something else in `other`.
     fn touched(&self, other: &Self) -> Touched {
         Touched {
-            networks: differing(&self.networks, &other.networks),
+            networks: differing(&self.source.networks, &other.source.networks),
             nodes: differing(&self.nodes, &other.nodes),
         }
     }
 }
 
 /// The keys that do not have the same value in both.
-fn differing<V: PartialEq>(a: &BTreeMap<String, V>, b: &BTreeMap<String, V>) -> BTreeSet<String> {
-    let not_in = |(key, value): (&String, &V), other: &BTreeMap<String, V>| {
+fn differing<K: Ord + Clone, V: PartialEq>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> BTreeSet<K> {
+    let not_in = |(key, value): (&K, &V), other: &BTreeMap<K, V>| {
         (other.get(key) != Some(value)).then(|| key.clone())
     };
     let of_a = a.iter().filter_map(|entry| not_in(entry, b));
@@ -153,7 +197,7 @@ fn differing<V: PartialEq>(a: &BTreeMap<String, V>, b: &BTreeMap<String, V>) -> 
 /// Networks and nodes, by name.
 struct Touched {
     networks: BTreeSet<String>,
-    nodes: BTreeSet<String>,
+    nodes: BTreeSet<Word>,
 }
 
 impl Touched {
@@ -162,21 +206,7 @@ impl Touched {
     }
 
     fn concerns(&self, record: &EndpointRecord) -> bool {
-        self.networks.contains(&*record.network) || self.nodes.contains(&*record.node)
-    }
-}
-
-impl Reached {
-    fn new(vtep: Ipv4Addr, mtu: u32, underlay: &Underlay, observed: &Observed) -> Self {
-        let way = observed.routes.get(&vtep);
-        Self {
-            vtep,
-            mtu,
-            // Without a route there is no better guess, and what comes in from
-            // there is good all the same.
-            ifindex: way.map_or(underlay.ifindex, |way| way.ifindex),
-            on_link: way.is_some_and(|way| way.on_link),
-        }
+        self.networks.contains(&*record.network) || self.nodes.contains(&record.node)
     }
 }
 
@@ -185,21 +215,26 @@ impl Remotes {
     pub(super) fn follow(&mut self, desired: &Desired, port: u16, observed: &Observed) {
         let cluster = desired.cluster.as_ref();
         let found = cluster.and_then(|cluster| {
-            let basis = Basis::of(cluster, desired, port, observed)?;
-            Some((basis, &cluster.endpoints))
+            let source = Source::of(cluster, desired, port, observed)?;
+            Some((source, &cluster.endpoints))
         });
-        let Some((basis, records)) = found else {
+        let Some((source, records)) = found else {
             *self = Self::default();
             return;
         };
-        match self.basis.take() {
-            Some(before) if before == basis && self.records.ptr_eq(records) => {
+        let before = self.basis.take();
+        let basis = match &before {
+            Some(before) if before.source == source => Arc::clone(before),
+            _ => Arc::new(Basis::from(source)),
+        };
+        match before {
+            Some(before) if Arc::ptr_eq(&before, &basis) && self.records.ptr_eq(records) => {
                 self.basis = Some(basis);
             }
             Some(before)
                 if self.contested == 0
-                    && before.vtep == basis.vtep
-                    && before.port == basis.port =>
+                    && before.source.vtep == basis.source.vtep
+                    && before.source.port == basis.source.port =>
             {
                 self.advance(&before, &basis, records);
                 // Who of several has an address depends on all of them.
@@ -213,7 +248,7 @@ impl Remotes {
         }
     }
 
-    fn rebuild(&mut self, basis: Basis, records: &Records) {
+    fn rebuild(&mut self, basis: Arc<Basis>, records: &Records) {
         *self = Self::default();
         for record in records.values() {
             self.give(&basis, record);
@@ -259,10 +294,26 @@ impl Remotes {
         let at = entries.peer.0;
         match self.members.get_mut(&at) {
             Some(member) if member.endpoints > 1 => member.endpoints -= 1,
-            _ => {
+            Some(member) => {
+                let mtu = member.mtu;
+                self.uncount_mtu(at.vni, mtu);
                 self.members.remove(&at);
                 self.peers.remove(&at);
             }
+            None => {}
+        }
+    }
+
+    fn uncount_mtu(&mut self, vni: u32, mtu: u32) {
+        let Some(mtus) = self.mtus.get_mut(&vni) else {
+            return;
+        };
+        match mtus.get_mut(&mtu) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(mtus.remove(&mtu)),
+        }
+        if mtus.is_empty() {
+            self.mtus.remove(&vni);
         }
     }
 
@@ -280,8 +331,11 @@ impl Remotes {
         self.neighbours.insert(asked, answer);
         let (at, peer) = entries.peer;
         let mtu = entries.mtu;
-        let member = Member { endpoints: 0, mtu };
-        self.members.entry(at).or_insert(member).endpoints += 1;
+        let member = self.members.entry(at).or_insert_with(|| {
+            *self.mtus.entry(at.vni).or_default().entry(mtu).or_default() += 1;
+            Member { endpoints: 0, mtu }
+        });
+        member.endpoints += 1;
         if self.peers.get(&at) != Some(&peer) {
             self.peers.insert(at, peer);
         }
@@ -315,18 +369,22 @@ impl Remotes {
 
     /// The smallest MTU among the underlays of the other nodes in a network.
     pub(super) fn smallest_mtu(&self, vni: Vni) -> Option<u32> {
-        let vni = vni.get();
-        let [first, last] = [0, u8::MAX].map(|byte| PeerKey {
-            vni,
-            vtep: [byte; 4],
-        });
-        let members = self.members.range(first..=last);
-        members.map(|(_, member)| member.mtu).min()
+        let mtus = self.mtus.get(&vni.get())?;
+        mtus.keys().next().copied()
     }
 
-    /// The nodes this host shares a network with, by address.
-    pub(super) fn vteps(&self) -> BTreeSet<Ipv4Addr> {
-        let vteps = self.members.keys().map(|key| Ipv4Addr::from(key.vtep));
-        vteps.collect()
+    /// The addresses of the nodes this host shares a network with and has no route
+    /// to.
+    pub(super) fn unreached(&self) -> Vec<Ipv4Addr> {
+        let Some(basis) = &self.basis else {
+            return Vec::new();
+        };
+        let shares_a_network = |vtep: &&Ipv4Addr| {
+            let vtep = vtep.octets();
+            let mut vnis = self.mtus.keys();
+            vnis.any(|vni| self.members.contains_key(&PeerKey { vni: *vni, vtep }))
+        };
+        let unreached = basis.unreached.iter();
+        unreached.filter(shares_a_network).copied().collect()
     }
 }

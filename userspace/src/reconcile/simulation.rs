@@ -502,6 +502,7 @@ fn wanted<'a>(desired: &'a Desired, remotes: &'a Remotes) -> Wanted<'a> {
     Wanted {
         desired,
         remotes,
+        before: None,
         port: PORT,
     }
 }
@@ -769,6 +770,27 @@ proptest! {
             let mut anew = Remotes::default();
             anew.follow(desired, PORT, &observed);
             prop_assert_eq!(&followed, &anew);
+        }
+    }
+
+    #[test]
+    fn what_is_known_from_before_makes_no_difference(
+        mut kernel in any_kernel(),
+        pictures in collection::vec(any_desired(), 1..5),
+    ) {
+        let mut remotes = Remotes::default();
+        let mut before = None;
+        for desired in &pictures {
+            let observed = kernel.look();
+            remotes.follow(desired, PORT, &observed);
+            let anew = wanted(desired, &remotes);
+            let before_known = Wanted { before: before.as_ref(), ..anew };
+            prop_assert_eq!(plan(&before_known, &observed), plan(&anew, &observed));
+            if let Some(tables) = settle(&mut kernel, desired, &mut remotes).tables {
+                // As `Held::settle` does.
+                kernel.held = tables.clone();
+                before = Some(tables);
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 use vxplane_common::{
     abi::{
         Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, MAX_FDB,
@@ -90,7 +90,14 @@ impl Composed {
             }
         }
         composed.limit_peers(wired.len());
+        let standing = wanted.before.map(|it| composed.tables.standing(it, held));
         for network in wanted.networks() {
+            let vni = network.vni.get();
+            let flood_len = standing.as_ref().and_then(|standing| standing.get(&vni));
+            if let Some(flood_len) = flood_len {
+                composed.tables.keep_network(vni, held, *flood_len);
+                continue;
+            }
             let endpoints = wired
                 .iter()
                 .filter(|wired| wired.network.vni == network.vni)
@@ -208,13 +215,60 @@ impl Tables {
             .collect()
     }
 
-    fn drop_flood_lists_of_others(&mut self) {
-        let networks = &self.networks;
-        let is_other = |key: &&FloodKey| !networks.contains_key(&key.vni);
-        let others: Vec<FloodKey> = self.flood.keys().filter(is_other).copied().collect();
-        for key in others {
-            self.flood.remove(&key);
+    /// The networks that have the same members as in `before`, when each list was
+    /// complete, and how long those lists are. None if somebody wrote to the lists
+    /// since. A list that is full may lack members, and is to be told of again.
+    fn standing(&self, before: &Self, held: &Self) -> BTreeMap<u32, u32> {
+        if !held.flood.ptr_eq(&before.flood) {
+            return BTreeMap::new();
         }
+        let lists = before.networks.iter();
+        let mut standing: BTreeMap<u32, u32> = lists
+            .map(|(vni, network)| (*vni, network.flood_len))
+            .filter(|(_, flood_len)| *flood_len < MAX_FLOOD)
+            .collect();
+        for item in before.peers.diff(&self.peers) {
+            let (DiffItem::Add(key, _)
+            | DiffItem::Remove(key, _)
+            | DiffItem::Update { new: (key, _), .. }) = item;
+            standing.remove(&key.vni);
+        }
+        for item in before.endpoints.diff(&self.endpoints) {
+            let (old, new) = match item {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            for endpoint in old.into_iter().chain(new) {
+                standing.remove(&endpoint.vni);
+            }
+        }
+        standing
+    }
+
+    /// Keeps a network whose flood list is as it should be.
+    fn keep_network(&mut self, vni: u32, held: &Self, flood_len: u32) {
+        self.networks.insert(vni, Network { flood_len });
+        self.keep_budget(vni, held);
+    }
+
+    fn drop_flood_lists_of_others(&mut self) {
+        let mut from = 0;
+        while let Some(vni) = self.next_flood_list(from) {
+            if !self.networks.contains_key(&vni) {
+                let slots = self.flood_list(vni).into_keys();
+                for slot in slots {
+                    self.flood.remove(&FloodKey { vni, slot });
+                }
+            }
+            from = vni + 1;
+        }
+    }
+
+    /// The network of the first flood list from `vni` on.
+    fn next_flood_list(&self, vni: u32) -> Option<u32> {
+        let first = FloodKey { vni, slot: 0 };
+        self.flood.range(first..).next().map(|(key, _)| key.vni)
     }
 
     fn add_endpoint(&mut self, wired: Wired<'_>) {
@@ -295,6 +349,11 @@ impl Tables {
                 self.flood.insert(FloodKey { vni, slot }, target.into());
             }
         }
+        self.keep_budget(vni, held);
+    }
+
+    /// Leaves a network what is left of its budget, or begins with a full one.
+    fn keep_budget(&mut self, vni: u32, held: &Self) {
         let budget = held.budgets.get(&vni).copied();
         let full = LearnBudget {
             remaining: u64::from(MAX_LEARNED_PER_NETWORK),

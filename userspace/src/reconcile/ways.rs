@@ -3,14 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::Arc,
     time::Instant,
 };
 
 use futures_util::{StreamExt, stream};
+use imbl::OrdMap;
 
 use super::{Underlay, held::Pace, observe::Way};
 use crate::{
-    model::Desired,
+    model::{Desired, Node, Word},
     netlink::{Netlink, Route},
 };
 
@@ -25,6 +27,12 @@ const AT_ONCE: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     known: BTreeMap<Ipv4Addr, Option<Way>>,
+    /// Those there are. Made anew only when something is different, so that it is
+    /// seen at once when nothing is.
+    found: OrdMap<Ipv4Addr, Way>,
+    /// For whom they were looked up.
+    nodes: OrdMap<Word, Arc<Node>>,
+    peers: BTreeSet<Ipv4Addr>,
     /// The routes of that time.
     routes: Vec<Route>,
     /// Our address at that time.
@@ -51,12 +59,16 @@ impl Ways {
         &mut self,
         netlink: &Netlink,
         desired: &Desired,
-    ) -> BTreeMap<Ipv4Addr, Way> {
-        let nodes = desired.cluster.iter().flat_map(|c| c.nodes.values());
-        let vteps: BTreeSet<Ipv4Addr> = nodes
-            .map(|node| node.vtep)
-            .chain(desired.peers.keys().copied())
-            .collect();
+    ) -> OrdMap<Ipv4Addr, Way> {
+        let nodes = desired.cluster.as_ref().map(|cluster| &cluster.nodes);
+        let nodes = nodes.cloned().unwrap_or_default();
+        let peers: BTreeSet<Ipv4Addr> = desired.peers.keys().copied().collect();
+        if !self.known.is_empty() && nodes.ptr_eq(&self.nodes) && peers == self.peers {
+            return self.found.clone();
+        }
+        let vteps = nodes.values().map(|node| node.vtep);
+        let vteps: BTreeSet<Ipv4Addr> = vteps.chain(peers.iter().copied()).collect();
+        (self.nodes, self.peers) = (nodes, peers);
         self.known.retain(|vtep, _| vteps.contains(vtep));
         let begun = Instant::now();
         let is_anew = self.known.is_empty();
@@ -74,10 +86,13 @@ impl Ways {
         if is_anew {
             self.pace.done(begun);
         }
-        let reached = self.known.iter();
-        reached
-            .filter_map(|(vtep, way)| Some((*vtep, (*way)?)))
-            .collect()
+        let known = self.known.iter();
+        let found = known.filter_map(|(vtep, way)| Some((*vtep, (*way)?)));
+        let found: OrdMap<_, _> = found.collect();
+        if found != self.found {
+            self.found = found;
+        }
+        self.found.clone()
     }
 }
 

@@ -4,9 +4,10 @@
 //! is stored, which is the only state requests are planned on and the kernel is
 //! made to follow. A change set is one transaction: all of it or nothing.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -88,7 +89,7 @@ pub struct Contents {
     /// Networks, endpoints and peers.
     pub desired: Desired,
     /// By [`Hint::key`].
-    pub hints: BTreeMap<String, Hint>,
+    pub hints: OrdMap<String, Hint>,
 }
 
 impl Contents {

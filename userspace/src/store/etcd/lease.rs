@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
 
+use etcd_client::{Error as EtcdError, LeaseKeepAliveStream, LeaseKeeper};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -35,6 +36,7 @@ pub(super) struct Registered {
 pub(super) async fn keep(inner: &Arc<Inner>, connection: &Connection) -> Result<Infallible, Fault> {
     let mut announced = inner.announced.subscribe();
     let mut seen = inner.seen.subscribe();
+    let mut renewals = None;
     loop {
         let node = match announced.wait_for(Option::is_some).await {
             Ok(node) => node.clone(),
@@ -43,7 +45,7 @@ pub(super) async fn keep(inner: &Arc<Inner>, connection: &Connection) -> Result<
         let Some(node) = node else {
             return Err(Fault::Lost("the store is closed".to_owned()));
         };
-        let Some(lease) = refresh(inner, connection).await? else {
+        let Some(lease) = refresh(inner, connection, &mut renewals).await? else {
             *inner.lease.lock().await = Some(grant(inner, connection).await?);
             continue;
         };
@@ -80,22 +82,60 @@ async fn wait(
 }
 
 /// The lease, if there is one and it lives.
-async fn refresh(inner: &Arc<Inner>, connection: &Connection) -> Result<Option<i64>, Fault> {
+async fn refresh(
+    inner: &Arc<Inner>,
+    connection: &Connection,
+    renewals: &mut Option<Renewals>,
+) -> Result<Option<i64>, Fault> {
     let Some(lease) = *inner.lease.lock().await else {
         return Ok(None);
     };
-    let mut leases = connection.leases();
-    let alive = within(DEADLINE, async {
-        match leases.keep_alive(lease).await {
-            Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(false),
-            answer => answer.map(|_| true),
-        }
-    });
-    if alive.await? {
+    if within(DEADLINE, renew(connection, renewals, lease)).await? {
         return Ok(Some(lease));
     }
     *inner.lease.lock().await = None;
     Ok(None)
+}
+
+/// Where a lease is renewed, as often as need be.
+struct Renewals {
+    asking: LeaseKeeper,
+    answers: LeaseKeepAliveStream,
+}
+
+impl Renewals {
+    /// Whether the lease lives; `None` if nobody answers here any more.
+    async fn renew(&mut self) -> Option<bool> {
+        self.asking.keep_alive().await.ok()?;
+        let answer = self.answers.message().await.ok()??;
+        Some(answer.ttl() > 0)
+    }
+}
+
+/// Renews `lease` where that was done before; failing that, anew. Says whether it
+/// lives.
+async fn renew(
+    connection: &Connection,
+    renewals: &mut Option<Renewals>,
+    lease: i64,
+) -> Result<bool, EtcdError> {
+    // Not put back unless it has answered: an answer that comes late is to an
+    // earlier question.
+    let before = renewals.take().filter(|it| it.asking.id() == lease);
+    if let Some(mut before) = before
+        && let Some(alive) = before.renew().await
+    {
+        *renewals = Some(before);
+        return Ok(alive);
+    }
+    match connection.leases().keep_alive(lease).await {
+        Ok((asking, answers)) => {
+            *renewals = Some(Renewals { asking, answers });
+            Ok(true)
+        }
+        Err(EtcdError::LeaseKeepAliveError(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn grant(inner: &Arc<Inner>, connection: &Connection) -> Result<i64, Fault> {
