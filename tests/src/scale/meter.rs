@@ -11,13 +11,14 @@ use std::{
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use nix::unistd::{SysconfVar, sysconf};
+use vxplane::datapath::map_file;
 use vxplane_common::{
     abi::{FdbEntry, FdbKey, Neighbour, NeighbourKey, map},
     types::MacAddr,
 };
 
 fn pinned(bpffs: &Path, name: &str) -> Result<Map> {
-    let path = bpffs.join("maps").join(name);
+    let path = bpffs.join("maps").join(map_file(name));
     Ok(Map::HashMap(MapData::from_pin(path)?))
 }
 

@@ -52,7 +52,7 @@ pub use self::{
         Attached, Device, Program, TcMode, detach_filter, is_ours, remove_filter, tcx_available,
     },
     maps::{Maps, Prefixes, Table},
-    pins::{MapMismatch, NewerLayout},
+    pins::{MapMismatch, NewerLayout, map_file},
     qdiscs::Qdiscs,
     remains::Remains,
     takeover::Takeover,

@@ -165,8 +165,13 @@ pub(super) const SPECS: &[Spec] = &[
 impl Spec {
     /// The file of this map in `directory`.
     pub(super) fn path(&self, directory: &Path) -> PathBuf {
-        directory.join(file_name(self.name, abi::layout_of(self.name)))
+        directory.join(map_file(self.name))
     }
+}
+
+/// The file of this version's map of that name.
+pub fn map_file(name: &str) -> String {
+    file_name(name, abi::layout_of(name))
 }
 
 /// The file of a map: its name, and the layout that changed it last. Files of
