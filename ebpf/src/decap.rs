@@ -30,23 +30,20 @@ const _: () = assert!(UDP_CHECKSUM_AT as usize == core::mem::offset_of!(Datagram
 /// in one would be lost.
 #[inline(always)]
 pub(crate) fn is_native(pkt: &Packet, tunnel: &Tunnel, frame: &Frame, target: &FdbEntry) -> bool {
-    match &frame.payload {
-        Payload::Ipv4(ip) => {
-            tunnel.plain
-                && ip.dst == u32::from_ne_bytes(target.ipv4)
-                && (pkt.gso_size() == 0 || ip.protocol == protocol::TCP)
-        }
-        _ => false,
-    }
+    frame.ipv4().is_some_and(|ip| {
+        tunnel.plain
+            && ip.dst == u32::from_ne_bytes(target.ipv4)
+            && (pkt.gso_size() == 0 || ip.protocol == protocol::TCP)
+    })
 }
 
 /// The inner TOS byte after decapsulation. Only IP takes part in ECN.
 #[inline(always)]
 pub(crate) fn inner_tos(tunnel: &Tunnel, frame: &Frame) -> Result<u8, DropReason> {
-    match &frame.payload {
-        Payload::Ipv4(ip) => ecn::decap(tunnel.tos, ip.tos),
-        Payload::Ipv6 { traffic_class } => ecn::decap(tunnel.tos, *traffic_class),
-        Payload::Arp | Payload::Other => Ok(0),
+    match (frame.ipv4(), frame.payload) {
+        (Some(ip), _) => ecn::decap(tunnel.tos, ip.tos),
+        (None, Payload::Ipv6 { traffic_class }) => ecn::decap(tunnel.tos, traffic_class),
+        (None, _) => Ok(0),
     }
 }
 

@@ -4,9 +4,10 @@
 use vxplane_common::{abi::Endpoint, drop::DropReason, trace::Step};
 
 use crate::{
+    admission::{self, Way},
     arp, deliver, encap, endpoint,
     fdb::{self, Target},
-    flood, metrics, neighbour,
+    flood, fragment, metrics, neighbour,
     packet::{Headers as _, Packet},
     parse::{self, Payload},
     trace,
@@ -41,10 +42,18 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
         Target::Everyone => neighbour::rightful(pkt, source.vni, &frame)?,
         target => target,
     };
+    let frame = fragment::rejoin(pkt, source.vni, frame);
+    let way = Way {
+        at: 0,
+        vni: source.vni,
+        from: pkt.ifindex(),
+        to: target.here(),
+    };
+    admission::admit(pkt, way, &frame)?;
     match target {
         Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
         Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, &frame),
-        Target::Everyone => flood::from_endpoint(pkt, source.vni),
+        Target::Everyone => flood::from_endpoint(pkt, &way, &frame),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     config, fallback,
     fdb::Vtep,
     packet::{self, Headers as _, Packet},
-    parse::{Frame, Ip, Payload},
+    parse::{Frame, Ip},
     trace,
     verdict::Action,
 };
@@ -27,7 +27,7 @@ pub(crate) fn send(
     vtep: Vtep,
     frame: &Frame,
 ) -> Result<Action, DropReason> {
-    let Payload::Ipv4(ip) = &frame.payload else {
+    let Some(ip) = frame.ipv4() else {
         return fallback::send(pkt, vni, vtep.address);
     };
     let Some(total_len) = native_len(pkt, ip) else {

@@ -6,7 +6,7 @@ use vxplane_common::{
     drop::DropReason,
 };
 
-use crate::parse::{Frame, Payload};
+use crate::parse::{Frame, Ip, Payload};
 
 #[map]
 static ENDPOINTS: HashMap<u32, Endpoint> =
@@ -28,9 +28,10 @@ pub(crate) fn check_source(source: &Endpoint, frame: &Frame) -> Result<(), DropR
     if frame.src != source.mac.to_words() {
         return Err(DropReason::SourceMac);
     }
-    match &frame.payload {
-        Payload::Ipv4(ip) if ip.src == u32::from_ne_bytes(source.ipv4) => Ok(()),
-        Payload::Ipv4(_) | Payload::Ipv6 { .. } => Err(DropReason::SourceIp),
+    let own = |ip: &Ip| ip.src == u32::from_ne_bytes(source.ipv4);
+    match frame.payload {
+        Payload::Ipv4 if frame.ipv4().is_some_and(own) => Ok(()),
+        Payload::Ipv4 | Payload::Ipv6 { .. } => Err(DropReason::SourceIp),
         Payload::Arp | Payload::Other => Ok(()),
     }
 }

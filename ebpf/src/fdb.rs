@@ -22,6 +22,17 @@ pub(crate) enum Target {
     Everyone,
 }
 
+impl Target {
+    /// The endpoint of this host that it is.
+    #[inline(always)]
+    pub(crate) fn here(&self) -> Option<&'static FdbEntry> {
+        match self {
+            Self::Local(entry) => Some(entry),
+            Self::Remote(_) | Self::Everyone => None,
+        }
+    }
+}
+
 /// The way to a VTEP.
 #[derive(Clone, Copy)]
 pub(crate) struct Vtep {

@@ -13,8 +13,10 @@ use vxplane_common::{
 };
 
 use crate::{
-    fallback, metrics, network,
+    admission::{Alone, Way},
+    endpoint, fallback, metrics, network,
     packet::{Packet, Refused},
+    parse::Frame,
     trace,
     verdict::{Action, Drop, Hook},
 };
@@ -26,45 +28,45 @@ static FLOOD: HashMap<FloodKey, FloodTarget> =
 /// Copies what an endpoint sent to all others of its network, here and behind
 /// other VTEPs.
 #[inline(always)]
-pub(crate) fn from_endpoint(pkt: &mut Packet, vni: u32) -> Result<Action, DropReason> {
-    let sender = pkt.ifindex();
-    copies(pkt, vni, Direction::Egress, sender)
+pub(crate) fn from_endpoint(
+    pkt: &mut Packet,
+    way: &Way<'_>,
+    frame: &Frame,
+) -> Result<Action, DropReason> {
+    copies(pkt, Alone::of(way, frame)?, Direction::Egress)
 }
 
 /// Copies what came from the wire to the endpoints here.
 #[inline(always)]
-pub(crate) fn from_wire(pkt: &mut Packet, vni: u32) -> Result<Action, DropReason> {
-    copies(pkt, vni, Direction::Ingress, 0)
+pub(crate) fn from_wire(
+    pkt: &mut Packet,
+    way: &Way<'_>,
+    frame: &Frame,
+) -> Result<Action, DropReason> {
+    copies(pkt, Alone::of(way, frame)?, Direction::Ingress)
 }
 
 /// A frame on its round through a network.
 struct Round<'a> {
     pkt: &'a mut Packet,
-    vni: u32,
+    /// What its receivers' rules have to know of it.
+    alone: &'a mut Alone,
     direction: Direction,
-    /// The host veth it came from, which gets none of it.
-    sender: u32,
     /// Whether there was anyone to send it to. Not a number: the verifier would
     /// follow it up.
     asked: bool,
 }
 
-/// One copy for each member but the one behind `sender`. The kernel runs the
+/// One copy for each member but the sender. The kernel runs the
 /// loop: the verifier then looks at its body once, not once for each round.
 #[inline(never)]
-fn copies(
-    pkt: &mut Packet,
-    vni: u32,
-    direction: Direction,
-    sender: u32,
-) -> Result<Action, DropReason> {
-    let members = network::by_vni(vni).map_or(0, |network| network.flood_len);
+fn copies(pkt: &mut Packet, alone: &mut Alone, direction: Direction) -> Result<Action, DropReason> {
+    let members = network::by_vni(alone.vni()).map_or(0, |network| network.flood_len);
     trace::step(pkt, Step::Flooded { members });
     let mut round = Round {
         pkt,
-        vni,
+        alone,
         direction,
-        sender,
         asked: false,
     };
     let body: unsafe extern "C" fn(u64, *mut Round<'_>) -> u64 = to_member;
@@ -89,7 +91,7 @@ unsafe extern "C" fn to_member(slot: u64, round: *mut Round<'_>) -> u64 {
     const NEXT: u64 = 0;
     // SAFETY: `copies` passes a live one and does not touch it meanwhile.
     let round = unsafe { &mut *round };
-    let vni = round.vni;
+    let vni = round.alone.vni();
     let Ok(slot) = u32::try_from(slot) else {
         return NEXT;
     };
@@ -100,20 +102,13 @@ unsafe extern "C" fn to_member(slot: u64, round: *mut Round<'_>) -> u64 {
     };
     let skip = match target.ifindex {
         0 => matches!(round.direction, Direction::Ingress),
-        ifindex => ifindex == round.sender,
+        ifindex => ifindex == round.alone.sender(),
     };
     if skip {
         return NEXT;
     }
     round.asked = true;
-    if round.pkt.is_traced() {
-        if slot < FLOOD_STEPS {
-            trace::step(round.pkt, copy_step(target));
-        }
-        return NEXT;
-    }
-    if copy(round.pkt, vni, target).is_err() {
-        let reason = DropReason::CopyFailed;
+    if let Err(reason) = copy(round, slot, target) {
         let hook = match round.direction {
             Direction::Egress => Hook::FromContainer,
             Direction::Ingress => Hook::FromFallback,
@@ -133,11 +128,24 @@ fn copy_step(target: &FloodTarget) -> Step {
 }
 
 #[inline(always)]
-fn copy(pkt: &mut Packet, vni: u32, target: &FloodTarget) -> Result<(), Refused> {
-    if target.ifindex == 0 {
-        return fallback::send_copy(pkt, vni, u32::from_ne_bytes(target.vtep));
+fn copy(round: &mut Round<'_>, slot: u32, target: &FloodTarget) -> Result<(), DropReason> {
+    let failed = |_: Refused| DropReason::CopyFailed;
+    if target.ifindex != 0 {
+        // Nobody is sent anything who comes or goes just now.
+        endpoint::by_ifindex(target.ifindex).map_err(|_| DropReason::CopyFailed)?;
+        round.alone.receive(target.ifindex)?;
     }
-    pkt.send_copy(target.ifindex)?;
-    metrics::received(pkt, target.slot);
+    if round.pkt.is_traced() {
+        if slot < FLOOD_STEPS {
+            trace::step(round.pkt, copy_step(target));
+        }
+        return Ok(());
+    }
+    if target.ifindex == 0 {
+        let vtep = u32::from_ne_bytes(target.vtep);
+        return fallback::send_copy(round.pkt, round.alone.vni(), vtep).map_err(failed);
+    }
+    round.pkt.send_copy(target.ifindex).map_err(failed)?;
+    metrics::received(round.pkt, target.slot);
     Ok(())
 }

@@ -1,12 +1,27 @@
-//! Flows: which packets belong together, and whether they pass.
+//! Connection tracking: a packet passes because its flow does. One lookup finds
+//! what was decided about a flow that lasts; everything else happens once in a
+//! flow, or once a second.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{__sk_buff, BPF_ANY, BPF_EXIST, BPF_F_NO_PREALLOC},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::map,
-    maps::{HashMap, LruHashMap},
+    maps::{HashMap, LruHashMap, PerCpuArray},
 };
-use vxplane_common::abi::{
-    Flow, FlowKey, FragmentKey, MAX_FLOWS, MAX_FRAGMENTS, MAX_NEW_FLOWS, Ports,
+use vxplane_common::{
+    abi::{Flow, FlowKey, FlowStats, MAX_FLOWS, MAX_NEW_FLOWS},
+    drop::DropReason,
+    flow::{
+        self, BEGUN_BY_HIGH, Decision, Heed, Initiator, Next, Segment, Signal, begins_anew,
+        undecided,
+    },
+    wire::protocol,
+};
+
+use crate::{
+    packet::Packet,
+    parse,
+    policy::{self, Deed, Party},
 };
 
 #[map]
@@ -15,5 +30,420 @@ static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, BPF_
 #[map]
 static NEW_FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(MAX_NEW_FLOWS, 0);
 
+/// What a CPU works on. It stands in a map, not on the stack: what is in a map the
+/// verifier does not follow up, so that to it every packet is the same.
 #[map]
-static FRAGMENTS: LruHashMap<FragmentKey, Ports> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+static FLOW_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static FLOW_STATS: PerCpuArray<FlowStats> = PerCpuArray::with_max_entries(1, 0);
+
+/// A packet of a flow, on its way between two ends of which at least one is here.
+#[derive(Clone, Copy)]
+pub(crate) struct Passage {
+    /// The packet.
+    pub(crate) segment: Segment,
+    /// The host veth of the sender; 0 if that is not here.
+    pub(crate) from: u32,
+    /// The host veth of the receiver; 0 if that is not here.
+    pub(crate) to: u32,
+    /// Where its IPv4 header stands.
+    pub(crate) ip_at: u32,
+}
+
+impl Passage {
+    #[inline(always)]
+    fn heed(&self) -> Heed {
+        Heed {
+            src: self.from != 0,
+            dst: self.to != 0,
+        }
+    }
+
+    /// What the one that began does to the other.
+    #[inline(always)]
+    fn deed(&self, sender_began: bool) -> Deed {
+        let Segment { src, dst, .. } = self.segment;
+        let sender = Party {
+            address: src.address,
+            ifindex: self.from,
+        };
+        let receiver = Party {
+            address: dst.address,
+            ifindex: self.to,
+        };
+        let (by, to, port) = if sender_began {
+            (sender, receiver, dst.port)
+        } else {
+            (receiver, sender, src.port)
+        };
+        Deed {
+            vni: self.segment.vni,
+            by,
+            to,
+            protocol: self.segment.protocol,
+            port: service(self.segment.protocol, port),
+        }
+    }
+}
+
+/// What the rules call a port: an ICMP query's identifier is none.
+#[inline(always)]
+pub(crate) fn service(protocol: u8, port: u16) -> u16 {
+    if protocol == protocol::ICMP { 0 } else { port }
+}
+
+/// Whether a packet may pass.
+#[inline(always)]
+pub(crate) fn admit(pkt: &mut Packet, passage: Passage) -> Result<(), DropReason> {
+    let key = passage.segment.key();
+    // SAFETY: of an element that is used for another flow meanwhile no more is
+    // read than of one that is there: by packets the least bit too late.
+    if let Some(flow) = unsafe { FLOWS.get(&key) }
+        && flow.tick == tick()
+        && flow.takes(&passage.segment, passage.heed(), policy::epoch())
+    {
+        return Ok(());
+    }
+    let work = work().ok_or(DropReason::Rewrite)?;
+    work.passage = passage;
+    work.key = key;
+    policy::verdict(track_flow(pkt.context()))
+}
+
+/// What this CPU works on.
+#[inline(always)]
+fn work() -> Option<&'static mut Work> {
+    let work = FLOW_WORK.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own, and programs do not interrupt each other on one CPU.
+    // Of the functions here only one at a time has it.
+    Some(unsafe { &mut *work })
+}
+
+/// A clock that costs nothing to read: it ticks every 0.25 to 2.5 seconds,
+/// depending on the kernel's timer.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "it is only compared for being the same"
+)]
+fn tick() -> u32 {
+    // SAFETY: takes nothing. The kernel puts the reading of a variable in place
+    // of the call.
+    (unsafe { bpf_jiffies64() } >> 8) as u32
+}
+
+/// The second, `CLOCK_MONOTONIC`.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "seconds since boot, for 136 years"
+)]
+fn second() -> u32 {
+    // SAFETY: takes nothing.
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+}
+
+/// A packet, and what is known of its flow.
+struct Work {
+    passage: Passage,
+    key: FlowKey,
+    /// As it was found.
+    found: Flow,
+    /// As it is to be.
+    flow: Flow,
+    /// Whether it was found, and where.
+    place: Place,
+    /// The second.
+    now: u32,
+    /// Whether the packet is only traced: then nothing is written down.
+    is_traced: bool,
+    deed: Deed,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    /// Among the new ones.
+    New,
+    /// Among those that last.
+    Lasting,
+}
+
+impl Work {
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.passage.segment.protocol
+    }
+
+    /// Whether there is a flow that has not been forgotten by now.
+    #[inline(always)]
+    fn is_known(&self) -> bool {
+        self.place != Place::Nowhere && !self.found.is_over(self.protocol(), self.now)
+    }
+
+    /// The rule that allows what whoever began does to the other.
+    #[inline(always)]
+    fn judge(&mut self, sender_began: bool) -> Result<u32, DropReason> {
+        self.deed = self.passage.deed(sender_began);
+        policy::judge(&self.deed)
+    }
+}
+
+/// Looks the flow up.
+#[inline(never)]
+fn find(work: &mut Work) {
+    // SAFETY: as in `admit`; what is written back goes by the key.
+    let (lasting, new) = unsafe { (FLOWS.get(&work.key), NEW_FLOWS.get(&work.key)) };
+    let (flow, place) = match (lasting, new) {
+        (Some(flow), _) => (flow, Place::Lasting),
+        (None, Some(flow)) => (flow, Place::New),
+        (None, None) => {
+            work.place = Place::Nowhere;
+            return;
+        }
+    };
+    work.found = *flow;
+    work.flow = *flow;
+    work.place = place;
+}
+
+/// A packet that means something to its flow, or to which its flow is new; returns
+/// what [`policy::verdict`] takes. By its linkage the verifier looks at it once and
+/// by itself, and not on each way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn track_flow(ctx: *mut __sk_buff) -> u32 {
+    let Some(work) = work() else {
+        return DropReason::Rewrite as u32;
+    };
+    let mut pkt = Packet::of(ctx);
+    match track(&mut pkt, work) {
+        Ok(()) => 0,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn track(pkt: &mut Packet, work: &mut Work) -> Result<(), DropReason> {
+    work.now = second();
+    work.is_traced = pkt.is_traced();
+    match work.passage.segment.signal.get() {
+        Signal::Unknown => return policy::admit_unknown(work.passage.from, work.passage.to),
+        Signal::Reports if quote(pkt, work) => return related(work),
+        _ => {}
+    }
+    find(work);
+    if work.is_known() && !begins_anew(work.found.state, &work.passage.segment) {
+        go_on(work)
+    } else {
+        begin(work)
+    }
+}
+
+/// Decides about the flow anew if that was last done in another epoch, or without
+/// heed to ends that are here.
+#[inline(always)]
+fn decide(work: &mut Work) {
+    let epoch = policy::epoch();
+    let segment = &work.passage.segment;
+    let (heed, state) = (work.passage.heed(), work.found.state);
+    let heeded = heed.in_state(segment, state);
+    if work.found.decision().is_of(epoch) && state & heeded == heeded {
+        return;
+    }
+    let sender_began = segment.is_from_initiator(state);
+    let decision = match work.judge(sender_began) {
+        Ok(rule) => Decision::allowed(epoch, rule),
+        Err(reason) => Decision::denied(epoch, reason),
+    };
+    work.flow.decision = decision.get();
+    work.flow.state = undecided(state) | heeded;
+}
+
+/// A packet of a flow that is known.
+#[inline(never)]
+fn go_on(work: &mut Work) -> Result<(), DropReason> {
+    decide(work);
+    if let Some(reason) = work.flow.decision().reason() {
+        // It is still known whose flow it is, for when it is allowed again.
+        if work.flow.decision != work.found.decision && !work.is_traced {
+            replace(work);
+        }
+        return Err(reason);
+    }
+    if work.is_traced {
+        return Ok(());
+    }
+    match flow::next(work.flow.state, &work.passage.segment) {
+        Next::Ends => forget(work),
+        Next::Goes(state) => {
+            work.flow.state = state;
+            keep(work);
+        }
+    }
+    Ok(())
+}
+
+/// Writes down what has changed about the flow.
+#[inline(always)]
+fn keep(work: &mut Work) {
+    let tick = tick();
+    let is_new_tick = work.found.tick != tick;
+    work.flow.tick = tick;
+    work.flow.seen = work.now;
+    let is_new = work.place == Place::New;
+    if is_new_tick && is_new && work.flow.lasts(work.protocol(), work.now) {
+        settle(work);
+    } else if (work.flow.state, work.flow.decision) != (work.found.state, work.found.decision) {
+        replace(work);
+    } else if is_new_tick {
+        refresh(work);
+    }
+}
+
+/// Moves a flow to those that last, where nothing new drives it out.
+#[inline(never)]
+fn settle(work: &mut Work) {
+    if FLOWS
+        .insert(&work.key, work.flow, u64::from(BPF_ANY))
+        .is_err()
+    {
+        count(|stats| stats.unsettled += 1);
+        replace(work);
+    } else if NEW_FLOWS.remove(&work.key).is_ok() {
+        count(|stats| stats.settled += 1);
+    }
+}
+
+/// Only the times: in place, where it costs least. If the element is another
+/// flow's by now, that one is remembered a little longer.
+#[inline(never)]
+fn refresh(work: &mut Work) {
+    let entry = match work.place {
+        Place::Lasting => FLOWS.get_ptr_mut(&work.key),
+        _ => NEW_FLOWS.get_ptr_mut(&work.key),
+    };
+    if let Some(entry) = entry {
+        // SAFETY: the element outlives this run of the program; both are aligned
+        // words, each written in one piece.
+        unsafe {
+            (&raw mut (*entry).seen).write_volatile(work.flow.seen);
+            (&raw mut (*entry).tick).write_volatile(work.flow.tick);
+        }
+    }
+}
+
+/// By the key, so that it is never written into another flow's element. A flow that
+/// has gone meanwhile stays gone.
+#[inline(never)]
+fn replace(work: &mut Work) {
+    let _ = match work.place {
+        Place::Lasting => FLOWS.insert(&work.key, work.flow, u64::from(BPF_EXIST)),
+        _ => NEW_FLOWS.insert(&work.key, work.flow, u64::from(BPF_EXIST)),
+    };
+}
+
+/// Removes the flow; another CPU may have been first.
+#[inline(never)]
+fn forget(work: &mut Work) {
+    match work.place {
+        Place::Nowhere => {}
+        Place::New => {
+            if NEW_FLOWS.remove(&work.key).is_ok() {
+                count(|stats| stats.ended += 1);
+            }
+        }
+        Place::Lasting => drop(FLOWS.remove(&work.key)),
+    }
+}
+
+/// A packet whose flow is not known, or begins in place of another.
+#[inline(never)]
+fn begin(work: &mut Work) -> Result<(), DropReason> {
+    let epoch = policy::epoch();
+    let initiator = flow::initiator(&work.passage.segment);
+    let mut sender_began = !matches!(initiator, Initiator::Receiver);
+    let mut judgement = work.judge(sender_began);
+    if judgement.is_err() && matches!(initiator, Initiator::Either) {
+        sender_began = false;
+        judgement = work.judge(false).or(judgement);
+    }
+    let rule = judgement?;
+    if work.is_traced {
+        return Ok(());
+    }
+    let segment = &work.passage.segment;
+    let begun = if sender_began == segment.is_from_low() {
+        0
+    } else {
+        BEGUN_BY_HIGH
+    };
+    // What ends nothing begins nothing.
+    let Next::Goes(state) = flow::next(begun, segment) else {
+        return Ok(());
+    };
+    let heeded = work.passage.heed().in_state(segment, begun);
+    forget(work);
+    work.flow = Flow {
+        decision: Decision::allowed(epoch, rule).get(),
+        created: work.now,
+        seen: work.now,
+        state: state | heeded,
+        tick: tick(),
+    };
+    if NEW_FLOWS
+        .insert(&work.key, work.flow, u64::from(BPF_ANY))
+        .is_ok()
+    {
+        count(|stats| stats.begun += 1);
+    }
+    Ok(())
+}
+
+/// Goes over to the packet that an ICMP error is about, if there is a flow of that.
+#[inline(never)]
+fn quote(pkt: &mut Packet, work: &mut Work) -> bool {
+    let reported = work.passage;
+    let Some(segment) = parse::quoted(pkt, reported.ip_at, reported.segment.vni) else {
+        return false;
+    };
+    // It is told to the sender of what it is about.
+    if segment.src.address != reported.segment.dst.address {
+        return false;
+    }
+    let (own_key, is_by_receiver) = (
+        work.key,
+        segment.dst.address == reported.segment.src.address,
+    );
+    work.key = segment.key();
+    work.passage = Passage {
+        segment,
+        from: reported.to,
+        to: if is_by_receiver { reported.from } else { 0 },
+        ip_at: reported.ip_at,
+    };
+    find(work);
+    if !work.is_known() {
+        work.key = own_key;
+        work.passage = reported;
+        return false;
+    }
+    true
+}
+
+/// What becomes of an ICMP error about a flow: it passes as that does, and changes
+/// nothing of it.
+#[inline(never)]
+fn related(work: &mut Work) -> Result<(), DropReason> {
+    decide(work);
+    work.flow.decision().reason().map_or(Ok(()), Err)
+}
+
+#[inline(always)]
+fn count(add: impl Fn(&mut FlowStats)) {
+    if let Some(stats) = FLOW_STATS.get_ptr_mut(0) {
+        // SAFETY: as in `admit`.
+        add(unsafe { &mut *stats });
+    }
+}

@@ -5,7 +5,8 @@
 use vxplane_common::{abi::Peer, drop::DropReason, trace::Step, tunnel::Tunnel, wire::Eth};
 
 use crate::{
-    decap, deliver, fallback, fdb, flood, learn, neighbour,
+    admission::{self, Way},
+    decap, deliver, fallback, fdb, flood, fragment, learn, neighbour,
     packet::{Packet, TunnelKey},
     parse::{self, Frame, INNER_AT, Payload},
     peer, trace,
@@ -49,6 +50,14 @@ fn ingress(pkt: &mut Packet, tunnel: &Tunnel, peer: &Peer) -> Result<Action, Dro
     }
     check_source(pkt, tunnel.vni, &frame)?;
     learn::source(pkt, tunnel.vni, frame.src, tunnel.vtep, peer)?;
+    let frame = fragment::rejoin(pkt, tunnel.vni, frame);
+    let way = Way {
+        at: INNER_AT,
+        vni: tunnel.vni,
+        from: 0,
+        to: Some(target),
+    };
+    admission::admit(pkt, way, &frame)?;
     decap::strip(pkt, tos)?;
     Ok(deliver::to_endpoint(pkt, target))
 }
@@ -71,10 +80,19 @@ fn ingress_plain(pkt: &mut Packet, tunnel: &TunnelKey, peer: &Peer) -> Result<Ac
     let frame = parse::frame(pkt, 0)?;
     check_source(pkt, tunnel.vni, &frame)?;
     learn::source(pkt, tunnel.vni, frame.src, tunnel.remote, peer)?;
+    let frame = fragment::rejoin(pkt, tunnel.vni, frame);
+    let way = Way {
+        at: 0,
+        vni: tunnel.vni,
+        from: 0,
+        to: None,
+    };
     if frame.dst.is_group() {
-        return flood::from_wire(pkt, tunnel.vni);
+        return flood::from_wire(pkt, &way, &frame);
     }
     let target = fdb::local(tunnel.vni, frame.dst).ok_or(DropReason::UnknownMac)?;
+    let to = Some(target);
+    admission::admit(pkt, Way { to, ..way }, &frame)?;
     Ok(deliver::to_endpoint(pkt, target))
 }
 
@@ -82,10 +100,10 @@ fn ingress_plain(pkt: &mut Packet, tunnel: &TunnelKey, peer: &Peer) -> Result<Ac
 /// in ARP, which only ever comes by the kernel and so as a plain frame.
 #[inline(always)]
 fn check_source(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<(), DropReason> {
-    let address = match &frame.payload {
-        Payload::Ipv4(ip) => ip.src,
-        Payload::Arp => u32::from_ne_bytes(parse::arp(pkt, Eth::LEN)?.sender_ip),
-        Payload::Ipv6 { .. } | Payload::Other => return Ok(()),
+    let address = match (frame.ipv4(), frame.payload) {
+        (Some(ip), _) => ip.src,
+        (None, Payload::Arp) => u32::from_ne_bytes(parse::arp(pkt, Eth::LEN)?.sender_ip),
+        (None, _) => return Ok(()),
     };
     neighbour::deny_local(vni, frame.src, address)
 }

@@ -15,6 +15,7 @@
               and what the verifier knows of the arguments"
 )]
 
+mod admission;
 mod arp;
 mod config;
 mod decap;
@@ -26,6 +27,7 @@ mod fallback;
 mod fdb;
 mod flood;
 mod flow;
+mod fragment;
 mod guard;
 mod ingress;
 mod learn;

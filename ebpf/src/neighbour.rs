@@ -12,7 +12,7 @@ use vxplane_common::{
 use crate::{
     fdb::{self, Target},
     packet::Packet,
-    parse::{Frame, Payload},
+    parse::Frame,
     trace,
 };
 
@@ -34,7 +34,7 @@ pub(crate) fn by_address(vni: u32, ipv4: [u8; 4]) -> Option<&'static Neighbour> 
 /// for half a minute.
 #[inline(always)]
 pub(crate) fn rightful(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<Target, DropReason> {
-    let Payload::Ipv4(ip) = frame.payload else {
+    let Some(ip) = frame.ipv4() else {
         return Ok(Target::Everyone);
     };
     if frame.dst.is_group() {

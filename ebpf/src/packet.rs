@@ -7,7 +7,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{
-        BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+        __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
         BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
         BPF_F_MARK_MANGLED_0, BPF_F_RECOMPUTE_CSUM, BPF_F_ZERO_CSUM_TX,
         bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
@@ -106,12 +106,7 @@ impl Packet {
     /// The packet a program was called for.
     #[inline(always)]
     pub(crate) fn new(ctx: TcContext) -> Self {
-        let mark = config::trace_mark();
-        Self {
-            // SAFETY: the context is valid while the program runs.
-            traced: mark != 0 && unsafe { (*ctx.skb.skb).mark } == mark,
-            ctx: ctx.skb,
-        }
+        Self::of(ctx.skb.skb)
     }
 
     /// Whether somebody only wants to know what would become of it: then its
@@ -119,6 +114,23 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn is_traced(&self) -> bool {
         self.traced
+    }
+
+    /// The same in a function that was called with [`Self::context`].
+    #[inline(always)]
+    pub(crate) fn of(ctx: *mut __sk_buff) -> Self {
+        let mark = config::trace_mark();
+        Self {
+            // SAFETY: the context is valid while the program runs.
+            traced: mark != 0 && unsafe { (*ctx).mark } == mark,
+            ctx: SkBuff::new(ctx),
+        }
+    }
+
+    /// The packet as functions take it that the verifier looks at by themselves.
+    #[inline(always)]
+    pub(crate) fn context(&mut self) -> *mut __sk_buff {
+        self.ctx.skb
     }
 
     #[inline(always)]
@@ -146,7 +158,17 @@ impl Packet {
     /// bytes of most packets are; for the others the kernel gathers them.
     #[inline(always)]
     pub(crate) fn gather(&mut self, len: u32) {
-        if self.data() + len as usize > self.data_end() {
+        // Read anew: what the compiler keeps over such a distance, it keeps by its
+        // 32 bits, and that is no pointer to the verifier any more.
+        // SAFETY: the context is valid while the program runs.
+        let (start, end) = unsafe {
+            (
+                (&raw const (*self.ctx.skb).data).read_volatile() as usize,
+                (&raw const (*self.ctx.skb).data_end).read_volatile() as usize,
+            )
+        };
+        // What has no more bytes than can be read is not asked for them.
+        if start + len as usize > end && end - start < self.len() as usize {
             self.pull(len);
         }
     }

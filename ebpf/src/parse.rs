@@ -2,10 +2,11 @@
 
 use vxplane_common::{
     drop::DropReason,
+    flow::{End, Segment, SignalCode},
     frame, tunnel,
     tunnel::Tunnel,
     types::MacWords,
-    wire::{Arp, Datagram, Eth, Ipv4, Vxlan, ethertype},
+    wire::{Arp, Datagram, Eth, Icmp, Ipv4, Tcp, Udp, Vxlan, Wire, ethertype, protocol},
 };
 
 use crate::{
@@ -27,13 +28,37 @@ pub(crate) struct Frame {
     pub(crate) src: MacWords,
     /// What it carries.
     pub(crate) payload: Payload,
+    /// Its IPv4 header; zeroes where it has none, for what has no value at all
+    /// could not be passed on.
+    ip: Ip,
+}
+
+impl Frame {
+    /// Its IPv4 header, if it has one.
+    #[inline(always)]
+    pub(crate) fn ipv4(&self) -> Option<&Ip> {
+        match self.payload {
+            Payload::Ipv4 => Some(&self.ip),
+            _ => None,
+        }
+    }
+
+    /// The same frame with another transport header.
+    #[inline(always)]
+    pub(crate) fn with_transport(self, transport: Transport) -> Self {
+        let ip = Ip {
+            transport,
+            ..self.ip
+        };
+        Self { ip, ..self }
+    }
 }
 
 /// What a frame carries, as far as it matters to every frame.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Payload {
     /// IPv4, the header of which fits the frame.
-    Ipv4(Ip),
+    Ipv4,
     /// IPv6.
     Ipv6 {
         /// Its counterpart of the TOS byte.
@@ -59,6 +84,78 @@ pub(crate) struct Ip {
     pub(crate) protocol: u8,
     /// Whether the header has no options.
     pub(crate) plain: bool,
+    /// What part of its packet it is.
+    pub(crate) part: Part,
+    /// The identification, as it stands on the wire.
+    pub(crate) id: u16,
+    /// What stands behind the header.
+    pub(crate) transport: Transport,
+}
+
+const NO_IP: Ip = Ip {
+    src: 0,
+    dst: 0,
+    tos: 0,
+    protocol: 0,
+    plain: false,
+    part: Part(0),
+    id: 0,
+    transport: Transport {
+        src: 0,
+        dst: 0,
+        signal: SignalCode::ORDINARY,
+    },
+};
+
+/// What part of a packet a frame carries: its IPv4 header's offset and
+/// more-fragments flag, as they stand there.
+#[derive(Clone, Copy)]
+pub(crate) struct Part(u16);
+
+impl Part {
+    /// All of it.
+    #[inline(always)]
+    pub(crate) fn is_whole(self) -> bool {
+        self.0 & u16::from_ne_bytes(Ipv4::FRAGMENT) == 0
+    }
+
+    /// A fragment that does not begin with the transport header.
+    #[inline(always)]
+    pub(crate) fn is_later(self) -> bool {
+        self.0 & u16::from_ne_bytes(Ipv4::OFFSET) != 0
+    }
+}
+
+/// What matters of a transport header: ports as they stand on the wire, the
+/// identifier of an ICMP query for both, or zeroes.
+#[derive(Clone, Copy)]
+pub(crate) struct Transport {
+    /// Source port.
+    pub(crate) src: u16,
+    /// Destination port.
+    pub(crate) dst: u16,
+    /// What it means to the flow.
+    pub(crate) signal: SignalCode,
+}
+
+impl Ip {
+    /// What of the packet matters to its flow.
+    #[inline(always)]
+    pub(crate) fn segment(&self, vni: u32) -> Segment {
+        Segment {
+            vni,
+            src: End {
+                address: self.src,
+                port: self.transport.src,
+            },
+            dst: End {
+                address: self.dst,
+                port: self.transport.dst,
+            },
+            protocol: self.protocol,
+            signal: self.transport.signal,
+        }
+    }
 }
 
 /// Reads the frame that begins at `offset`: 0 for a plain one, [`INNER_AT`] for
@@ -72,32 +169,129 @@ pub(crate) fn frame(pkt: &mut Packet, offset: u32) -> Result<Frame, DropReason> 
     }
     let (dst, src, ethertype) = (eth.dst.to_words(), eth.src.to_words(), eth.ethertype());
     let payload_at = offset + Eth::LEN;
-    let payload = match ethertype {
-        ethertype::IPV4 => Payload::Ipv4(ipv4(pkt, payload_at)?),
+    let (payload, ip) = match ethertype {
+        ethertype::IPV4 => (Payload::Ipv4, ipv4(pkt, payload_at)?),
         ethertype::ARP => {
             arp(pkt, payload_at)?;
-            Payload::Arp
+            (Payload::Arp, NO_IP)
         }
-        ethertype::IPV6 => Payload::Ipv6 {
-            traffic_class: traffic_class(pkt, payload_at)?,
-        },
-        _ => Payload::Other,
+        ethertype::IPV6 => {
+            let traffic_class = traffic_class(pkt, payload_at)?;
+            (Payload::Ipv6 { traffic_class }, NO_IP)
+        }
+        _ => (Payload::Other, NO_IP),
     };
-    Ok(Frame { dst, src, payload })
+    Ok(Frame {
+        dst,
+        src,
+        payload,
+        ip,
+    })
 }
 
 #[inline(always)]
-fn ipv4(pkt: &Packet, offset: u32) -> Result<Ip, DropReason> {
-    let ip = pkt.at::<Ipv4>(offset).ok_or(DropReason::MalformedFrame)?;
-    if !frame::is_sound(ip, pkt.len() - offset, pkt.gso_size() > 0) {
+fn ipv4(pkt: &mut Packet, offset: u32) -> Result<Ip, DropReason> {
+    let room = pkt.len() - offset;
+    let is_gso = pkt.gso_size() > 0;
+    let ip = *pkt.at::<Ipv4>(offset).ok_or(DropReason::MalformedFrame)?;
+    if !frame::is_sound(&ip, room, is_gso) {
         return Err(DropReason::MalformedFrame);
     }
+    let part = Part(u16::from_ne_bytes(ip.fragment));
+    let transport = if part.is_later() {
+        Transport {
+            src: 0,
+            dst: 0,
+            signal: SignalCode::UNKNOWN,
+        }
+    } else {
+        transport(pkt, offset + ip.header_len(), ip.protocol)?
+    };
     Ok(Ip {
         src: u32::from_ne_bytes(ip.src),
         dst: u32::from_ne_bytes(ip.dst),
         tos: ip.tos,
         protocol: ip.protocol,
         plain: ip.version_ihl == Ipv4::PLAIN,
+        part,
+        id: u16::from_ne_bytes(ip.id),
+        transport,
+    })
+}
+
+/// Reads the transport header at `offset`.
+#[inline(always)]
+fn transport(pkt: &mut Packet, offset: u32, protocol: u8) -> Result<Transport, DropReason> {
+    let ports = |src: [u8; 2], dst: [u8; 2], signal| Transport {
+        src: u16::from_ne_bytes(src),
+        dst: u16::from_ne_bytes(dst),
+        signal,
+    };
+    Ok(match protocol {
+        protocol::TCP => {
+            let tcp = gathered::<Tcp>(pkt, offset)?;
+            ports(tcp.src, tcp.dst, SignalCode::of_tcp(tcp.flags))
+        }
+        protocol::UDP | protocol::SCTP => {
+            // SCTP's ports stand where UDP's do.
+            let udp = gathered::<Udp>(pkt, offset)?;
+            ports(udp.src, udp.dst, SignalCode::ORDINARY)
+        }
+        protocol::ICMP => {
+            let icmp = gathered::<Icmp>(pkt, offset)?;
+            let signal = SignalCode::of_icmp(icmp.kind);
+            let id = if signal.has_identifier() {
+                icmp.id
+            } else {
+                [0; 2]
+            };
+            ports(id, id, signal)
+        }
+        _ => ports([0; 2], [0; 2], SignalCode::ORDINARY),
+    })
+}
+
+/// The header at `offset`, wherever the kernel has it.
+#[inline(always)]
+fn gathered<T: Wire>(pkt: &mut Packet, offset: u32) -> Result<&T, DropReason> {
+    pkt.gather(offset + size::<T>());
+    pkt.at::<T>(offset).ok_or(DropReason::MalformedFrame)
+}
+
+/// What an ICMP error, the IPv4 header of which stands at `offset`, says of the
+/// packet that it is about. Of that one no more than eight bytes behind its own
+/// IPv4 header have to be there.
+#[inline(always)]
+pub(crate) fn quoted(pkt: &mut Packet, offset: u32, vni: u32) -> Option<Segment> {
+    // The verifier has forgotten how far a header can be off.
+    if offset > INNER_AT + Eth::LEN {
+        return None;
+    }
+    pkt.gather(offset + 2 * (Ipv4::MAX_LEN + Icmp::LEN));
+    let offset = offset + pkt.at::<Ipv4>(offset)?.header_len() + Icmp::LEN;
+    let ip = *pkt.at::<Ipv4>(offset)?;
+    if ip.version_ihl >> 4 != 4 || ip.header_len() < Ipv4::LEN || ip.is_later_fragment() {
+        return None;
+    }
+    let start = pkt.at::<Icmp>(offset + ip.header_len())?;
+    let (src, dst) = match ip.protocol {
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            // Where ICMP has type, code and checksum, these have their ports.
+            ([start.kind, start.code], start.checksum)
+        }
+        protocol::ICMP => (start.id, start.id),
+        _ => ([0; 2], [0; 2]),
+    };
+    let end = |address, port| End {
+        address: u32::from_ne_bytes(address),
+        port: u16::from_ne_bytes(port),
+    };
+    Some(Segment {
+        vni,
+        src: end(ip.src, src),
+        dst: end(ip.dst, dst),
+        protocol: ip.protocol,
+        signal: SignalCode::ORDINARY,
     })
 }
 

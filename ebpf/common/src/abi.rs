@@ -65,6 +65,8 @@ pub mod map {
     /// `LRU_HASH`: the same for flows that are new; what is oldest and unreplied
     /// makes room for others.
     pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    /// `PERCPU_ARRAY` of one [`super::FlowStats`].
+    pub const FLOW_STATS: &str = "FLOW_STATS";
     /// `LRU_HASH`: [`super::FragmentKey`] → [`super::Ports`]: what the first
     /// fragment of a packet said.
     pub const FRAGMENTS: &str = "FRAGMENTS";
@@ -433,6 +435,20 @@ pub struct Flow {
     pub tick: u32,
 }
 
+/// What has become of flows, of all since the map was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowStats {
+    /// They began: each had an entry in [`map::NEW_FLOWS`].
+    pub begun: u64,
+    /// They lasted: their entry moved to [`map::FLOWS`].
+    pub settled: u64,
+    /// They lasted, but there was no room for them.
+    pub unsettled: u64,
+    /// They ended, or were too long silent, while they were new.
+    pub ended: u64,
+}
+
 /// One packet that was cut into fragments (RFC 791).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -734,6 +750,7 @@ packed_sizes! {
     RuleKey = 4 + 4 + 1 + 1 + 2;
     FlowKey = 4 + 4 + 2 + 2 + 4;
     Flow = 8 + 4 + 4 + 4 + 4;
+    FlowStats = 8 + 8 + 8 + 8;
     FragmentKey = 4 + 4 + 4 + 2 + 2;
     Ports = 2 + 2;
     Network = 4;

@@ -101,4 +101,12 @@ drop_reasons! {
     OuterChecksum = 18, "outer_checksum", "the checksum of its outer IPv4 header is wrong: it was damaged on the underlay";
     /// A frame from the wire that claims the IPv4 address of an endpoint here.
     SourceIpIsLocal = 19, "source_ip_is_local", "it came from the underlay with the IP address of an endpoint of this host";
+    /// No policy allows the sending endpoint this.
+    PolicyEgress = 20, "policy_egress", "a policy selects the sending endpoint for egress, and none allows it to send this";
+    /// No policy allows the receiving endpoint to be sent this.
+    PolicyIngress = 21, "policy_ingress", "a policy selects the receiving endpoint for ingress, and none allows this to reach it";
+    /// A later fragment towards a policy that wants to know its ports.
+    FragmentUnknown = 22, "fragment_unknown", "it is a later fragment of a packet whose first fragment did not come before it, and a policy has to know its ports";
+    /// More new connections than the endpoint may open.
+    NewFlowLimit = 23, "new_flow_limit", "its endpoint opens more new connections than its limit allows";
 }

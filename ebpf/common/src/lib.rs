@@ -16,6 +16,7 @@ pub mod arp;
 pub mod checksum;
 pub mod drop;
 pub mod ecn;
+pub mod flow;
 pub mod frame;
 pub mod learning;
 pub mod outer;

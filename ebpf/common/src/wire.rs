@@ -23,12 +23,17 @@ pub mod ethertype {
 
 /// IPv4 protocol numbers.
 pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
     /// SCTP.
     pub const SCTP: u8 = 132;
+    /// Reserved: nothing is sent by it, so that it can stand for no protocol of IPv4
+    /// at all.
+    pub const NONE: u8 = 255;
 }
 
 /// Ethernet II.
@@ -89,12 +94,15 @@ pub struct Ipv4 {
 impl Ipv4 {
     /// Bytes of the header without options.
     pub const LEN: u32 = 20;
+    /// Bytes of the header with as many options as there can be.
+    pub const MAX_LEN: u32 = 60;
     /// `version_ihl` of a header without options.
     pub const PLAIN: u8 = 0x45;
-    /// More-fragments flag and fragment offset, host order.
-    const FRAGMENT: u16 = 0x3fff;
-    /// Fragment offset alone, host order.
-    const OFFSET: u16 = 0x1fff;
+    /// The bits of `fragment` that a whole packet has none of: more-fragments flag
+    /// and fragment offset.
+    pub const FRAGMENT: [u8; 2] = [0x3f, 0xff];
+    /// The fragment offset alone.
+    pub const OFFSET: [u8; 2] = [0x1f, 0xff];
 
     /// Total length in bytes as the header claims it.
     #[inline(always)]
@@ -131,13 +139,13 @@ impl Ipv4 {
     /// Whether this is one fragment of several, first or not.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
-        u16::from_be_bytes(self.fragment) & Self::FRAGMENT != 0
+        u16::from_ne_bytes(self.fragment) & u16::from_ne_bytes(Self::FRAGMENT) != 0
     }
 
     /// Whether the payload does not begin with a transport header.
     #[inline(always)]
     pub const fn is_later_fragment(&self) -> bool {
-        u16::from_be_bytes(self.fragment) & Self::OFFSET != 0
+        u16::from_ne_bytes(self.fragment) & u16::from_ne_bytes(Self::OFFSET) != 0
     }
 }
 
@@ -176,20 +184,60 @@ impl Udp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(2))]
 pub struct Tcp {
-    /// Ports and sequence numbers.
-    pub start: [u8; 12],
+    /// Source port.
+    pub src: [u8; 2],
+    /// Destination port.
+    pub dst: [u8; 2],
+    /// Sequence numbers.
+    pub numbers: [u8; 8],
     /// Header length in 32-bit words (4 bits), and reserved bits.
     pub data_offset: u8,
-    /// Flags, window, checksum and urgent pointer.
-    pub rest: [u8; 7],
+    /// Flags.
+    pub flags: u8,
+    /// Window, checksum and urgent pointer.
+    pub rest: [u8; 6],
 }
 
 impl Tcp {
+    /// The sender will send nothing more.
+    pub const FIN: u8 = 0x01;
+    /// The sender begins.
+    pub const SYN: u8 = 0x02;
+    /// The connection is over.
+    pub const RST: u8 = 0x04;
+    /// The sender has received something.
+    pub const ACK: u8 = 0x10;
+
     /// Header length in bytes as the header claims it: 0 to 60.
     #[inline(always)]
     pub const fn header_len(&self) -> u32 {
         ((self.data_offset >> 4) as u32) * 4
     }
+}
+
+/// ICMP (RFC 792), up to what stands in it of another packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(2))]
+pub struct Icmp {
+    /// The type.
+    pub kind: u8,
+    /// What of that type.
+    pub code: u8,
+    /// Checksum.
+    pub checksum: [u8; 2],
+    /// The identifier, in a query.
+    pub id: [u8; 2],
+    /// The sequence number, in a query.
+    pub sequence: [u8; 2],
+}
+
+impl Icmp {
+    /// Bytes of the header.
+    pub const LEN: u32 = 8;
+    /// The type of an echo request.
+    pub const ECHO: u8 = 8;
+    /// The type of an echo reply.
+    pub const ECHO_REPLY: u8 = 0;
 }
 
 /// VXLAN (RFC 7348 §5).
@@ -352,6 +400,7 @@ wire! {
     Eth = Eth::LEN;
     Ipv4 = Ipv4::LEN;
     Udp = Udp::LEN;
+    Icmp = Icmp::LEN;
     Vxlan = Vxlan::LEN;
     Arp = 28;
     Datagram = 42;

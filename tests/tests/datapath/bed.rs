@@ -20,7 +20,7 @@ use vxplane_common::{
 use vxplane_harness::Netns;
 
 use crate::{
-    packets::Mac,
+    packets::{IPV4, Mac, ethernet},
     programs::{Program, Programs, TRACE_MARK},
     wire::index,
 };
@@ -319,6 +319,12 @@ impl Bed {
         let loaded = <&SchedClassifier>::try_from(loaded).unwrap();
         let result = self.netns.enter(|| loaded.test_run(options));
         result.unwrap().unwrap().duration
+    }
+
+    /// Sends a packet of A's to B, whatever becomes of it.
+    pub(crate) fn scan(&self, ip: &[u8]) {
+        let frame = ethernet(B_MAC, A_MAC, IPV4, ip);
+        self.run(Program::FromContainer, Device::A, &frame);
     }
 
     /// The same with a packet that is not just its bytes.

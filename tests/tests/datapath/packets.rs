@@ -110,6 +110,23 @@ pub(crate) fn udp(src: u16, dst: u16, payload: &[u8]) -> Vec<u8> {
     .concat()
 }
 
+/// A TCP header with these flags and its payload, without checksum.
+pub(crate) fn tcp(src: u16, dst: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+    [
+        &src.to_be_bytes()[..],
+        &dst.to_be_bytes(),
+        &[0; 8],
+        &[0x50, flags, 0xff, 0xff, 0, 0, 0, 0],
+        payload,
+    ]
+    .concat()
+}
+
+/// An ICMP message, without checksum.
+pub(crate) fn icmp(kind: u8, id: u16, payload: &[u8]) -> Vec<u8> {
+    [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1], payload].concat()
+}
+
 /// A VXLAN header with the I flag and its payload.
 pub(crate) fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
     let [_, vni @ ..] = vni.to_be_bytes();

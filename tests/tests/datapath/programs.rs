@@ -9,11 +9,17 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
+    maps::{
+        Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
 use vxplane_common::{
-    abi::{Config, Counter, DropKey, FdbKey, Learned, MAX_FLOOD, TraceStep, Traffic, map},
+    abi::{
+        Config, Counter, DropKey, FdbKey, Flow, FlowKey, Learned, MAX_FLOOD, TraceStep, Traffic,
+        map,
+    },
     drop::{Direction, DropReason},
     trace::Step,
 };
@@ -124,6 +130,30 @@ impl Programs {
         let map = programs.map_mut(name).unwrap();
         let mut map = HashMap::<&mut MapData, K, V>::try_from(map).unwrap();
         map.insert(key, value, 0).unwrap();
+    }
+
+    /// Writes an entry of an LPM trie: the first `bits` of a key.
+    pub(crate) fn put_prefix<K: Pod>(&self, name: &str, bits: u32, key: K, value: u32) {
+        let mut programs = self.lock();
+        let map = programs.map_mut(name).unwrap();
+        let mut map = LpmTrie::<&mut MapData, K, u32>::try_from(map).unwrap();
+        map.insert(&Key::new(bits, key), value, 0).unwrap();
+    }
+
+    /// Begins another epoch.
+    pub(crate) fn bump_epoch(&self) {
+        let mut programs = self.lock();
+        let map = programs.map_mut(map::EPOCH).unwrap();
+        let mut map = Array::<&mut MapData, u32>::try_from(map).unwrap();
+        let epoch = map.get(&0, 0).unwrap();
+        map.set(0, epoch.wrapping_add(1), 0).unwrap();
+    }
+
+    /// The flows of [`map::FLOWS`] or [`map::NEW_FLOWS`].
+    pub(crate) fn flows(&self, name: &str) -> BTreeMap<FlowKey, Flow> {
+        let programs = self.lock();
+        let map = HashMap::<&MapData, FlowKey, Flow>::try_from(programs.map(name).unwrap());
+        map.unwrap().iter().map(Result::unwrap).collect()
     }
 
     /// Removes a map entry.

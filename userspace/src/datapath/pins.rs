@@ -159,6 +159,7 @@ pub(super) const SPECS: &[Spec] = &[
     // A flow without an entry is picked up in its midst; see `flow` in the programs.
     spec::<abi::FlowKey, abi::Flow>(map::FLOWS, Hash, abi::MAX_FLOWS, Nothing),
     spec::<abi::FlowKey, abi::Flow>(map::NEW_FLOWS, LruHash, abi::MAX_NEW_FLOWS, Nothing),
+    spec::<u32, abi::FlowStats>(map::FLOW_STATS, PerCpuArray, 1, Counters),
     spec::<abi::FragmentKey, abi::Ports>(map::FRAGMENTS, LruHash, abi::MAX_FRAGMENTS, Nothing),
 ];
 
@@ -338,6 +339,7 @@ mod tests {
             "RULES 1 LpmTrie 16 4 262144",
             "FLOWS 1 Hash 16 24 262144",
             "NEW_FLOWS 1 LruHash 16 24 65536",
+            "FLOW_STATS 1 PerCpuArray 4 32 1",
             "FRAGMENTS 1 LruHash 16 4 8192",
         ];
         assert_eq!(shapes, expected);
