@@ -207,7 +207,11 @@ impl Programs {
         let programs = self.lock();
         let mut dumped: Vec<_> = programs
             .maps()
-            .filter(|(name, _)| !matches!(*name, map::TRACE | "AYA_LOGS" | ".rodata" | ".bss"))
+            .filter(|(name, _)| {
+                // What a CPU works on, which nobody takes for true afterwards.
+                !matches!(*name, "FLOW_WORK" | "ALONE")
+                    && !matches!(*name, map::TRACE | "AYA_LOGS" | ".rodata" | ".bss")
+            })
             .map(|(name, map)| format!("{name}: {}", contents(map)))
             .collect();
         dumped.sort();
