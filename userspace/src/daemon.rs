@@ -144,7 +144,7 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
         }
         None => None,
     };
-    let reconciler = Reconciler::start(settings.options()).await?;
+    let mut reconciler = Reconciler::start(settings.options()).await?;
     let info = NodeInfo {
         node: settings.node.clone(),
         port: settings.port,
@@ -152,6 +152,11 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
         patience: PATIENCE,
     };
     let (control, controller) = Control::start(info, store, Box::new(ThisHost));
+    let (teller, told) = control.teller();
+    reconciler.tell(teller);
+    // Ends with the runtime, like the one below.
+    tokio::spawn(control.clone().tell_events(told));
+    tokio::spawn(control.clone().answer_questions());
 
     let surfaces_stop = Stop::default();
     let controller_stop = Stop::default();

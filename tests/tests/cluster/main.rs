@@ -14,4 +14,5 @@ mod room;
 mod scale;
 mod site;
 mod strange;
+mod trace;
 mod unique;

@@ -3,8 +3,9 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
@@ -159,6 +160,27 @@ impl Client {
         self.understand(status, raw)
     }
 
+    /// Begins to listen; ends when the daemon does.
+    pub(super) async fn stream(&self, path: &str) -> Result<Stream, ClientError> {
+        let timed_out = |_| ClientError::TimedOut {
+            path: self.socket.clone(),
+        };
+        let begun = self.request(Method::GET, path, Body::default());
+        let response = timeout(PATIENCE, begun).await.map_err(timed_out)??;
+        let status = response.status();
+        let body = response.into_body();
+        if status != StatusCode::OK {
+            let broke = |source| self.broke(source);
+            let body = body.collect().await.map_err(broke)?.to_bytes();
+            return Err(self.refusal(status, &body));
+        }
+        Ok(Stream {
+            client: self.clone(),
+            body,
+            buffer: Vec::new(),
+        })
+    }
+
     pub(super) async fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.send(Method::DELETE, path, Body::default())
             .await
@@ -198,13 +220,23 @@ impl Client {
         if status.is_success() {
             return Ok((status, body));
         }
-        Err(match serde_json::from_slice(&body) {
+        Err(self.refusal(status, &body))
+    }
+
+    /// What an answer means that is no success.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
             Ok(problem) => ClientError::Refused(problem),
             Err(_) => ClientError::Foreign {
                 path: self.socket.clone(),
                 status,
             },
-        })
+        }
+    }
+
+    fn broke(&self, source: hyper::Error) -> ClientError {
+        let path = self.socket.clone();
+        ClientError::Http { path, source }
     }
 
     async fn exchange(
@@ -213,10 +245,22 @@ impl Client {
         path: &str,
         body: Body,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let broke = |source| ClientError::Http {
-            path: self.socket.clone(),
-            source,
-        };
+        let response = self.request(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        Ok((
+            status,
+            body.map_err(|source| self.broke(source))?.to_bytes(),
+        ))
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let broke = |source| self.broke(source);
         let stream = self.connect().await?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(broke)?;
@@ -228,10 +272,7 @@ impl Client {
             .header(header::HOST, "vxplane")
             .header(header::CONTENT_TYPE, body.content_type)
             .body(Full::new(body.bytes))?;
-        let response = sender.send_request(request).await.map_err(broke)?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(broke)?;
-        Ok((status, body.to_bytes()))
+        sender.send_request(request).await.map_err(broke)
     }
 
     async fn connect(&self) -> Result<UnixStream, ClientError> {
@@ -245,6 +286,36 @@ impl Client {
                 io::ErrorKind::PermissionDenied => ClientError::Forbidden(path),
                 _ => ClientError::Connection { path, source },
             })
+    }
+}
+
+/// Server-sent events, one after the other.
+#[derive(Debug)]
+pub(super) struct Stream {
+    client: Client,
+    body: Incoming,
+    /// What came and is not a whole line yet.
+    buffer: Vec<u8>,
+}
+
+impl Stream {
+    /// The data of the next event, `None` at the end. Each is one line.
+    pub(super) async fn next_data(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+        loop {
+            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                if let Some(data) = line.strip_prefix(b"data: ") {
+                    return Ok(Some(data.trim_ascii_end().to_vec()));
+                }
+            }
+            let Some(frame) = self.body.frame().await else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(|source| self.client.broke(source))?;
+            if let Ok(data) = frame.into_data() {
+                self.buffer.extend(data);
+            }
+        }
     }
 }
 

@@ -231,5 +231,14 @@ fn show(endpoint: &EndpointDto) -> String {
             format!("{} packets, {} bytes", ingress.packets, ingress.bytes),
         ));
     }
+    if let Some(drops) = &endpoint.drops {
+        let drops = drops.iter();
+        let drops: Vec<_> = drops
+            .map(|(why, packets)| format!("{packets} {why}"))
+            .collect();
+        let none = "nothing".to_owned();
+        let dropped = Some(drops.join(", ")).filter(|text| !text.is_empty());
+        lines.push(("Dropped", dropped.unwrap_or(none)));
+    }
     fields(&lines)
 }

@@ -30,6 +30,7 @@ mod doctor;
 mod down;
 mod endpoint;
 mod migrate;
+mod monitor;
 mod namespace;
 mod network;
 mod node;
@@ -37,6 +38,7 @@ mod output;
 mod peer;
 mod policy;
 mod status;
+mod trace;
 
 /// The heading of the options that every command has.
 const GLOBAL: &str = "Global options";
@@ -62,14 +64,26 @@ struct Cli {
 enum Command {
     /// Run the daemon on this host
     Daemon(SettingsArgs),
-    /// Show how the daemon stands and what it dropped
-    Status,
     /// Publish what this host has by itself in a cluster's store; the daemon must be stopped
     Migrate(migrate::Args),
     /// Find out what this host can and cannot do, and what to do about it
     Doctor(SettingsArgs),
     /// Take away everything that a stopped daemon made on this host
     Down(down::DownArgs),
+    #[command(flatten)]
+    Request(Request),
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+/// What is asked of a daemon.
+#[derive(Subcommand, Debug)]
+enum Request {
+    /// Show how the daemon stands and what it dropped
+    Status,
     /// Create, list, inspect and remove networks
     #[command(subcommand)]
     Network(network::Command),
@@ -88,11 +102,10 @@ enum Command {
     /// List and inspect the hosts of the cluster, and remove dead ones
     #[command(subcommand)]
     Node(node::Command),
-    /// Print a completion script
-    Completions {
-        /// For which shell
-        shell: Shell,
-    },
+    /// Print what happens, as it happens
+    Monitor(monitor::Args),
+    /// Show what would become of a packet, step by step; nothing is changed
+    Trace(trace::Args),
 }
 
 #[derive(Args, Debug)]
@@ -149,6 +162,9 @@ enum CliError {
     /// What was printed says what is wrong.
     #[error("this host cannot run the daemon as it is; the checks marked `fail` say why")]
     Unfit,
+    /// What was printed says why.
+    #[error("the packet would be dropped")]
+    Dropped,
 }
 
 /// Runs the command line this process was started with.
@@ -216,34 +232,26 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), "vxplane", &mut script);
                 Ok(output::print(&script)?)
             }
-            Command::Status => {
+            Command::Request(request) => {
                 let client = client(self.socket, self.run_dir, matches)?;
-                block_on(status::run(&client, printer))
+                block_on(request.run(&client, printer))
             }
-            Command::Network(command) => {
-                let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, printer))
-            }
-            Command::Endpoint(command) => {
-                let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, printer))
-            }
-            Command::Peer(command) => {
-                let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, printer))
-            }
-            Command::Policy(command) => {
-                let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, printer))
-            }
-            Command::Namespace(command) => {
-                let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, printer))
-            }
-            Command::Node(command) => {
-                let client = client(self.socket, self.run_dir, matches)?;
-                block_on(command.run(&client, printer))
-            }
+        }
+    }
+}
+
+impl Request {
+    async fn run(self, client: &Client, printer: Printer) -> Result<(), CliError> {
+        match self {
+            Self::Status => status::run(client, printer).await,
+            Self::Network(command) => command.run(client, printer).await,
+            Self::Endpoint(command) => command.run(client, printer).await,
+            Self::Peer(command) => command.run(client, printer).await,
+            Self::Policy(command) => command.run(client, printer).await,
+            Self::Namespace(command) => command.run(client, printer).await,
+            Self::Node(command) => command.run(client, printer).await,
+            Self::Monitor(args) => monitor::run(args, client, printer).await,
+            Self::Trace(args) => trace::run(args, client, printer).await,
         }
     }
 }
@@ -306,16 +314,18 @@ mod tests {
             .collect();
         let expected = [
             "daemon",
-            "status",
             "migrate",
             "doctor",
             "down",
+            "status",
             "network",
             "endpoint",
             "peer",
             "policy",
             "namespace",
             "node",
+            "monitor",
+            "trace",
             "completions",
         ];
         assert_eq!(names, expected);
@@ -364,6 +374,7 @@ mod tests {
             &["vxplane", "-o", "xml", "status"],
             &["vxplane", "policy", "apply"],
             &["vxplane", "namespace", "label", "shop", "team"],
+            &["vxplane", "trace", "--to", "10.50.0.1"],
         ] {
             let error = Cli::command().try_get_matches_from(args).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{args:?}");

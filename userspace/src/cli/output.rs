@@ -36,6 +36,14 @@ impl Printer {
         }
     }
 
+    /// Prints one of many lines of JSON: as it came, or as `text` puts it.
+    pub(super) fn line(self, json: &[u8], text: impl FnOnce(&[u8]) -> String) -> io::Result<()> {
+        match self.format {
+            Format::Table => print(text(json).as_bytes()),
+            Format::Json => print(&[json, b"\n"].concat()),
+        }
+    }
+
     /// Prints a value made here, as JSON or as `text` puts it.
     pub(super) fn value<T: serde::Serialize>(
         self,

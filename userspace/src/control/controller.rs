@@ -13,9 +13,10 @@ use tracing::{info, warn};
 
 use super::NodeInfo;
 use crate::{
+    datapath::Traced,
     memory,
     model::{Desired, Node},
-    reconcile::{Counters, CountersError, Reconciler, Report},
+    reconcile::{Counters, CountersError, Probe, ProbeError, Reconciler, Report},
     store::{Picture, Store},
 };
 
@@ -35,6 +36,12 @@ pub trait Reconcile: Send {
     /// One pass, as [`Reconciler::reconcile`].
     fn reconcile(&mut self, desired: &Desired) -> impl Future<Output = Report> + Send;
 
+    /// What becomes of a packet, as [`Reconciler::probe`]; nothing is known of it where
+    /// there are no programs.
+    fn probe(&mut self, _: &Probe) -> Result<Traced, ProbeError> {
+        Err(ProbeError::NotSettled)
+    }
+
     /// The datapath's counters, as [`Reconciler::counters`].
     fn counters(&self) -> Result<Counters, CountersError>;
 
@@ -47,6 +54,10 @@ impl Reconcile for Reconciler {
         Reconciler::reconcile(self, desired)
     }
 
+    fn probe(&mut self, probe: &Probe) -> Result<Traced, ProbeError> {
+        Reconciler::probe(self, probe)
+    }
+
     fn counters(&self) -> Result<Counters, CountersError> {
         Reconciler::counters(self)
     }
@@ -56,8 +67,16 @@ impl Reconcile for Reconciler {
     }
 }
 
-/// A question for the datapath's counters.
-pub(super) type CountersQuery = oneshot::Sender<Result<Counters, CountersError>>;
+/// How long to wait for an answer; a pass that takes longer is in trouble.
+pub(super) const QUERY_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is asked of the loop, and where the answer goes.
+pub(super) enum Query {
+    /// For the datapath's counters.
+    Counters(oneshot::Sender<Result<Counters, CountersError>>),
+    /// For what becomes of a packet.
+    Probe(Probe, oneshot::Sender<Result<Traced, ProbeError>>),
+}
 
 /// What the last pass found, and which picture it was about.
 #[derive(Debug, Default)]
@@ -88,6 +107,14 @@ impl Observed {
     }
 }
 
+/// That nobody waits for the answer any more is no error.
+fn answer(query: Query, reconciler: &mut impl Reconcile) {
+    match query {
+        Query::Counters(to) => drop(to.send(reconciler.counters())),
+        Query::Probe(probe, to) => drop(to.send(reconciler.probe(&probe))),
+    }
+}
+
 /// The loop's two ends, made by [`super::Control::start`].
 pub struct Controller {
     pub(super) info: NodeInfo,
@@ -96,7 +123,7 @@ pub struct Controller {
     pub(super) announced: Option<Node>,
     pub(super) pictures: watch::Receiver<Arc<Picture>>,
     pub(super) observed: watch::Sender<Arc<Observed>>,
-    pub(super) queries: mpsc::Receiver<CountersQuery>,
+    pub(super) queries: mpsc::Receiver<Query>,
 }
 
 impl Controller {
@@ -118,8 +145,7 @@ impl Controller {
                     self.gather(&here, ended).await;
                 }
                 Some(query) = self.queries.recv() => {
-                    // Nobody waiting for the answer any more is no error.
-                    let _ = query.send(reconciler.counters());
+                    answer(query, &mut reconciler);
                     continue;
                 }
                 Ok(()) = kernel.changed() => {}

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     model::NAMESPACE_NAME_LABEL,
     policy::read::{Flaw, ReadError},
+    reconcile::ProbeError,
     store::StoreError,
 };
 
@@ -84,6 +85,9 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// A packet could not be traced.
+    #[error("the packet cannot be traced: {0}")]
+    Probe(#[source] ProbeError),
     /// The store refused the change; nothing was changed.
     #[error("the state could not be saved, so nothing was changed: {0}")]
     Store(#[source] StoreError),
@@ -126,7 +130,9 @@ impl Error {
             Self::Invalid(_) => Kind::Invalid,
             Self::NotFound(_) => Kind::NotFound,
             Self::Conflict(_) => Kind::Conflict,
-            Self::Attach { .. } | Self::Store(_) | Self::Host { .. } => Kind::Failed,
+            Self::Attach { .. } | Self::Store(_) | Self::Host { .. } | Self::Probe(_) => {
+                Kind::Failed
+            }
             Self::TimedOut { .. } | Self::Behind { .. } => Kind::TimedOut,
             Self::StoreAway(_) | Self::Contended | Self::Stopping => Kind::Unavailable,
         }
@@ -147,6 +153,7 @@ impl Error {
             Self::StoreAway(_) => "store_unavailable",
             Self::Host { .. } => "host_unreadable",
             Self::Stopping => "stopping",
+            Self::Probe(_) => "trace_failed",
         }
     }
 }
@@ -154,6 +161,9 @@ impl Error {
 /// What makes a request meaningless, whatever the state.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
+    /// A protocol and a port that do not go together.
+    #[error("TCP and UDP have a port from 1 to 65535, as in 10.50.0.12:80; ICMP has none")]
+    TracePort,
     /// A name of a network, container or namespace with odd characters.
     #[error(
         "`{text}` cannot be {what}: use 1 to {max} of a-z A-Z 0-9 _ . - and start with a letter or digit"
@@ -359,7 +369,7 @@ impl Invalid {
             Self::Name { .. } => "invalid_name",
             Self::Ifname(_) => "invalid_ifname",
             Self::Label(_) | Self::NamespaceNameLabel(_) => "invalid_label",
-            Self::Port { .. } => "invalid_port",
+            Self::Port { .. } | Self::TracePort => "invalid_port",
             Self::Policies(_) | Self::Policy(_) => "invalid_policy",
             Self::TooManyAtOnce(_) => "too_many_documents",
             Self::PolicyTooLarge { .. } => "policy_too_large",
@@ -558,6 +568,14 @@ pub enum Conflict {
         /// Who has it.
         node: String,
     },
+    /// Another node has the endpoint that a trace is to start from.
+    #[error("endpoint {id} is on node {node}; ask there: `vxplane trace` on that host")]
+    TraceElsewhere {
+        /// Its ID.
+        id: String,
+        /// Who has it.
+        node: String,
+    },
     /// A node that is not alive has the endpoint.
     #[error(
         "endpoint {endpoint} is on node {node}, which is not alive; `vxplane node rm {node}` frees \
@@ -638,9 +656,9 @@ impl Conflict {
             Self::NetworkFull { .. } => "network_full",
             Self::MacInUse { .. } => "mac_in_use",
             Self::EndpointDiffers { .. } => "endpoint_exists",
-            Self::EndpointElsewhere { .. } | Self::EndpointOfDeadNode { .. } => {
-                "endpoint_elsewhere"
-            }
+            Self::EndpointElsewhere { .. }
+            | Self::EndpointOfDeadNode { .. }
+            | Self::TraceElsewhere { .. } => "endpoint_elsewhere",
             Self::NodeAlive(_) => "node_alive",
             Self::IfnameTaken { .. } | Self::IfnameForeign { .. } => "ifname_in_use",
             Self::Ambiguous { .. } => "ambiguous_id",

@@ -18,19 +18,22 @@ use tracing::info;
 
 use self::{
     commit::Done,
-    controller::{CountersQuery, Observed},
+    controller::{Observed, QUERY_PATIENCE, Query},
+    events::Hub,
     plan::removal,
     turns::Turns,
 };
 pub use self::{
     controller::{Controller, Reconcile},
     error::{Conflict, Error, Invalid, Kind, NotFound},
+    events::{EndpointRef, Event, EventType, Interest, Listener, PacketRef, Party},
     host::{Host, ThisHost},
     plan::{Applied, Created},
     spec::{
         AttachSpec, DEFAULT_IFNAME, DEFAULT_NAMESPACE, EndpointChange, NetnsSource, NetworkSpec,
         endpoint_id, parse_cidr, parse_ipv4, parse_mac, parse_subnet, parse_vni,
     },
+    trace::{ArrivalSpec, Protocol, Trace, TraceSpec, TraceStep, Verdict},
     view::{
         EndpointFilter, EndpointView, ListedEndpoint, NamespaceView, NetworkView, NodeView,
         OtherEndpointView, PeerView, PolicyView, State, StatusView,
@@ -50,6 +53,7 @@ mod commit;
 mod controller;
 mod endpoints;
 mod error;
+mod events;
 #[cfg(test)]
 pub(crate) mod fake;
 mod host;
@@ -61,14 +65,12 @@ mod spec;
 pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
+mod trace;
 pub(crate) mod turns;
 mod view;
 
 /// How long a mutation waits for the kernel to follow, unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How long to wait for counters; a pass that takes longer is in trouble.
-const COUNTERS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What stays the same about this daemon while it runs.
 #[derive(Clone, Debug)]
@@ -99,8 +101,9 @@ struct Inner {
     changing: Mutex<()>,
     pictures: watch::Receiver<Arc<Picture>>,
     observed: watch::Receiver<Arc<Observed>>,
-    queries: mpsc::Sender<CountersQuery>,
+    queries: mpsc::Sender<Query>,
     turns: Turns,
+    hub: Arc<Hub>,
 }
 
 impl Control {
@@ -128,6 +131,7 @@ impl Control {
             observed,
             queries,
             turns: Turns::default(),
+            hub: Arc::default(),
         };
         let inner = Arc::new(inner);
         (Self { inner }, controller)
@@ -251,10 +255,10 @@ impl Control {
     pub async fn counters(&self) -> Result<Counters, CountersError> {
         let (query, answer) = oneshot::channel();
         let asked = async {
-            self.inner.queries.send(query).await.ok()?;
+            self.inner.queries.send(Query::Counters(query)).await.ok()?;
             answer.await.ok()
         };
-        let answered = tokio::time::timeout(COUNTERS_PATIENCE, asked).await;
+        let answered = tokio::time::timeout(QUERY_PATIENCE, asked).await;
         answered.ok().flatten().unwrap_or(Err(CountersError::Busy))
     }
 

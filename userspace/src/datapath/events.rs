@@ -24,17 +24,19 @@ use vxplane_common::abi::{
     self, EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_LEARNED_FULL, EVENT_MOVED, Event, map,
 };
 
+use super::Teller;
+
 /// Messages logged per [`PERIOD`] of each ring; the rest is counted.
 const BURST: u32 = 20;
 /// How often a ring is looked at, at most.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Forwards the event ring for as long as the task lives.
-pub(super) fn forward(object: &mut Ebpf) -> Option<AbortHandle> {
+pub(super) fn forward(object: &mut Ebpf, teller: Option<Teller>) -> Option<AbortHandle> {
     let ring = object.take_map(map::EVENTS)?;
     let ring = RingBuf::try_from(ring).and_then(|ring| readable(ring).map_err(Into::into));
     match ring {
-        Ok(ring) => Some(tokio::spawn(drain_events(ring)).abort_handle()),
+        Ok(ring) => Some(tokio::spawn(drain_events(ring, teller)).abort_handle()),
         Err(error) => {
             tracing::warn!(
                 error = &error as &dyn StdError,
@@ -60,12 +62,16 @@ fn readable<T: AsFd + AsRawFd>(ring: T) -> std::io::Result<AsyncFd<T>> {
     Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
 }
 
-async fn drain_events(mut ring: AsyncFd<RingBuf<MapData>>) {
+async fn drain_events(mut ring: AsyncFd<RingBuf<MapData>>, teller: Option<Teller>) {
     while let Ok(mut guard) = ring.readable_mut().await {
         let (mut shown, mut hidden) = (0, 0);
         while let Some(item) = guard.get_inner_mut().next() {
+            let event = read_event(&item);
+            if let (Some(event), Some(teller)) = (event, &teller) {
+                teller.learning(event);
+            }
             if shown < BURST {
-                shown += u32::from(read_event(&item).is_some_and(log_event));
+                shown += u32::from(event.is_some_and(log_event));
             } else {
                 hidden += 1;
             }

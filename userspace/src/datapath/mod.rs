@@ -12,6 +12,7 @@ mod counters;
 mod dump;
 pub mod ethtool;
 mod events;
+pub mod frames;
 pub mod guard;
 mod learned;
 mod maps;
@@ -23,6 +24,7 @@ mod raw;
 mod remains;
 mod restore;
 mod takeover;
+mod tell;
 mod trace;
 
 use std::{
@@ -56,6 +58,7 @@ pub use self::{
     qdiscs::Qdiscs,
     remains::Remains,
     takeover::Takeover,
+    tell::{Teller, Told},
     trace::Traced,
 };
 
@@ -187,14 +190,14 @@ struct Loaded {
     /// recorded.
     trace_mark: u32,
     trace: RingBuf<MapData>,
-    /// Forwards what these programs log.
-    log: Option<AbortHandle>,
+    /// Forward what these programs log, and what they tell of packets.
+    tasks: Vec<AbortHandle>,
 }
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        if let Some(log) = &self.log {
-            log.abort();
+        for task in &self.tasks {
+            task.abort();
         }
     }
 }
@@ -211,6 +214,8 @@ pub struct Datapath {
     maps: Option<SharedMaps>,
     /// Maps of older layouts that are still pinned.
     older: Vec<Older>,
+    /// Who is told of packets, if anybody ever is.
+    teller: Option<Teller>,
     /// Event forwarding and sweeping, which go on across loads.
     tasks: Vec<AbortHandle>,
 }
@@ -245,8 +250,14 @@ impl Datapath {
             loaded: None,
             held: Vec::new(),
             maps: None,
+            teller: None,
             tasks: Vec::new(),
         })
+    }
+
+    /// From the next load on, what the programs tell of packets goes there.
+    pub fn tell(&mut self, teller: Teller) {
+        self.teller = Some(teller);
     }
 
     /// The constants of the programs this process loaded.
@@ -266,7 +277,10 @@ impl Datapath {
         self.held = restore::hold(&self.directory.join("maps"))?;
         let mut maps = Maps::take(&mut programs, Ageing::new(self.mac_age))?;
         let trace = trace::ring(&mut programs)?;
-        let log = events::forward_log(&mut programs);
+        let mut tasks: Vec<_> = events::forward_log(&mut programs).into_iter().collect();
+        if let Some(teller) = &self.teller {
+            tasks.push(tell::forward(&mut programs, teller.clone())?);
+        }
         if let Some(shared) = &self.maps {
             let mut shared = lock(shared);
             maps.filling = shared.filling;
@@ -276,7 +290,8 @@ impl Datapath {
         } else {
             maps.filling = loaded.completes || !self.older.is_empty();
             let shared = Arc::new(Mutex::new(maps));
-            self.tasks.extend(events::forward(&mut programs));
+            let forwarding = events::forward(&mut programs, self.teller.clone());
+            self.tasks.extend(forwarding);
             let sweeping = learned::keep_sweeping(shared.clone(), self.mac_age);
             self.tasks.push(sweeping);
             self.maps = Some(shared);
@@ -286,7 +301,7 @@ impl Datapath {
             programs,
             trace_mark: loaded.trace_mark,
             trace,
-            log,
+            tasks,
         });
         Ok(())
     }

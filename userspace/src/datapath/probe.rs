@@ -18,13 +18,17 @@ use vxplane_common::{
         Config, Endpoint, FDB_LOCAL, FDB_REMOTE, FdbEntry, FdbKey, MAX_LEARNED_PER_NETWORK,
         Network, OVERHEAD_IPV4, Outer, PEER_LEARN, Peer, PeerKey,
     },
-    checksum,
-    outer::{self, PerPacket},
     types::{MacAddr, Vni},
-    wire::OuterHeaders,
 };
 
-use super::{Error, Maps, attach::Program, guard, learned::Ageing, object};
+use super::{
+    Error, Maps,
+    attach::Program,
+    frames::{self, Station, Transport},
+    guard,
+    learned::Ageing,
+    object,
+};
 
 /// The device packets are run on by `BPF_PROG_TEST_RUN`: `lo`, which is always
 /// the first.
@@ -35,8 +39,16 @@ const VTEP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// An endpoint here, whose MAC address is that of `lo` so that test packets are
 /// for the host, and one behind the peer.
-const HERE: ([u8; 4], MacAddr) = ([198, 51, 100, 1], MacAddr([0; 6]));
-const THERE: ([u8; 4], MacAddr) = ([198, 51, 100, 2], MacAddr([2, 0, 0, 0, 0, 2]));
+const HERE: Station = Station {
+    ip: Ipv4Addr::new(198, 51, 100, 1),
+    mac: MacAddr([0; 6]),
+};
+const THERE: Station = Station {
+    ip: Ipv4Addr::new(198, 51, 100, 2),
+    mac: MacAddr([2, 0, 0, 0, 0, 2]),
+};
+/// What they send each other.
+const ECHO: Transport = Transport::Udp { from: 7, to: 7 };
 
 /// Whether this kernel has ring buffers.
 pub fn has_ring_buffer() -> bool {
@@ -120,7 +132,7 @@ impl Trial {
         // Nothing is learned and aged here.
         let mut maps = Maps::take(&mut self.programs, Ageing::new(Duration::MAX))?;
         wire_up(&mut maps, vni)?;
-        let frame = frame(HERE, THERE);
+        let frame = frames::frame(HERE, THERE, ECHO);
         let length = self.run(Program::FromContainer, &frame)?;
         Ok(length == frame.len() + OVERHEAD_IPV4 as usize)
     }
@@ -128,8 +140,10 @@ impl Trial {
     /// Whether a packet from the wire loses its outer headers by the program
     /// itself.
     pub fn decapsulates(&mut self, vni: Vni) -> Result<bool, Error> {
-        let frame = frame(THERE, HERE);
-        let length = self.run(Program::FromUnderlay, &wire_packet(&frame, vni))?;
+        let frame = frames::frame(THERE, HERE, ECHO);
+        // Its outer MAC addresses are those of `lo`.
+        let packet = frames::in_tunnel(&frame, PEER, VTEP, PORT, vni);
+        let length = self.run(Program::FromUnderlay, &packet)?;
         Ok(length == frame.len())
     }
 
@@ -172,8 +186,8 @@ fn wire_up(maps: &mut Maps, vni: Vni) -> Result<(), Error> {
     let number = vni.get();
     let local = Endpoint {
         vni: number,
-        ipv4: HERE.0,
-        mac: HERE.1,
+        ipv4: HERE.ip.octets(),
+        mac: HERE.mac,
         pad: [0; 2],
         slot: 0,
         identity: 0,
@@ -194,56 +208,15 @@ fn wire_up(maps: &mut Maps, vni: Vni) -> Result<(), Error> {
         slot: 0,
         outer,
     };
-    maps.fdb
-        .put(FdbKey::new(number, HERE.1), entry(FDB_LOCAL, HERE.0))?;
+    maps.fdb.put(
+        FdbKey::new(number, HERE.mac),
+        entry(FDB_LOCAL, HERE.ip.octets()),
+    )?;
     let remote = entry(FDB_REMOTE, PEER.octets());
-    maps.fdb.put(FdbKey::new(number, THERE.1), remote)?;
+    maps.fdb.put(FdbKey::new(number, THERE.mac), remote)?;
     let key = PeerKey {
         vni: number,
         vtep: PEER.octets(),
     };
     maps.peers.put(key, Peer::new(PEER_LEARN, LOOPBACK, outer))
-}
-
-/// A UDP datagram from one endpoint to another, in its Ethernet frame.
-fn frame(from: ([u8; 4], MacAddr), to: ([u8; 4], MacAddr)) -> Vec<u8> {
-    const PAYLOAD: [u8; 18] = *b"vxplane was here..";
-    let length = |headers: usize| u16::try_from(headers + PAYLOAD.len()).unwrap_or(u16::MAX);
-    let mut ipv4 = [
-        0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    ];
-    ipv4[2..4].copy_from_slice(&length(28).to_be_bytes());
-    ipv4[12..16].copy_from_slice(&from.0);
-    ipv4[16..20].copy_from_slice(&to.0);
-    let sum = !checksum::sum(&ipv4);
-    ipv4[10..12].copy_from_slice(&sum.to_be_bytes());
-    let [high, low] = length(8).to_be_bytes();
-    let mut frame = Vec::new();
-    frame.extend(to.1.0);
-    frame.extend(from.1.0);
-    frame.extend([0x08, 0x00]);
-    frame.extend(ipv4);
-    // Ports 7 to 7; no checksum.
-    frame.extend([0, 7, 0, 7, high, low, 0, 0]);
-    frame.extend(PAYLOAD);
-    frame
-}
-
-/// `frame` as the peer would send it to us.
-fn wire_packet(frame: &[u8], vni: Vni) -> Vec<u8> {
-    let mut headers = OuterHeaders([0; outer::HEADER_LEN as usize]);
-    let length = u32::try_from(frame.len()).ok().and_then(outer::total_len);
-    let per_packet = PerPacket {
-        total_len: length.unwrap_or(u16::MAX),
-        inner_tos: 0,
-        id: 1,
-        source_port: 40_000,
-    };
-    Outer::new(PEER, VTEP, PORT, vni).write(&mut headers, per_packet);
-    // Ethernet from and to `lo`.
-    let mut packet = vec![0; 12];
-    packet.extend([0x08, 0x00]);
-    packet.extend(headers.0);
-    packet.extend(frame);
-    packet
 }

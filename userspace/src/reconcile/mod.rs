@@ -7,6 +7,7 @@ mod down;
 mod held;
 pub mod observe;
 pub mod plan;
+mod probe;
 mod reconciler;
 pub mod remotes;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use vxplane_common::{
 pub use self::{
     claim::ClaimError,
     down::{Down, TakenDown},
+    probe::{Probe, ProbeError},
     reconciler::Reconciler,
 };
 use crate::datapath;

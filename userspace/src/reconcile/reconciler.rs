@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     datapath::{
-        self, Datapath, Program, Takeover, TcMode,
+        self, Datapath, Program, Takeover, TcMode, Teller,
         guard::{Guard, Place},
     },
     model::{Desired, Network},
@@ -47,7 +47,7 @@ const RECENT: Duration = Duration::from_secs(1);
 pub struct Reconciler {
     options: Options,
     netlink: Netlink,
-    datapath: Datapath,
+    pub(super) datapath: Datapath,
     tc: TcMode,
     /// As found last, for when the default route is gone for a while.
     underlay: Option<Underlay>,
@@ -145,6 +145,12 @@ impl Reconciler {
             changes,
             options,
         })
+    }
+
+    /// What the programs tell of packets goes there. To be called before the first
+    /// [`Self::reconcile`].
+    pub fn tell(&mut self, teller: Teller) {
+        self.datapath.tell(teller);
     }
 
     /// Makes the kernel equal to `desired` as far as it can and says how far
@@ -481,6 +487,11 @@ impl Reconciler {
             Err(datapath::Error::NotLoaded) => Err(CountersError::NotLoaded),
             Err(error) => Err(CountersError::Datapath(error)),
         }
+    }
+
+    /// The underlay device, as it was when nothing was left to do.
+    pub(super) fn underlay_link(&self) -> Option<&Link> {
+        self.last.as_ref()?.seen.underlay_link.as_ref()
     }
 
     /// Marked changed, some 200 ms after the event at the latest, when links,

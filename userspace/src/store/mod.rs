@@ -6,10 +6,10 @@
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::picture::{Picture, Pictures};
 use crate::{
@@ -46,6 +46,44 @@ pub trait Store: Send + Sync {
 
     /// How the store stands.
     fn health(&self) -> Health;
+
+    /// Asks the daemon of another node, and returns its answer.
+    fn ask<'a>(
+        &'a self,
+        node: &'a str,
+        question: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, AskError>> {
+        let (_, _) = (node, question);
+        async { Err(AskError::Alone) }.boxed()
+    }
+
+    /// What the daemons of other nodes ask; for whoever takes it first.
+    fn questions(&self) -> Option<mpsc::Receiver<Question>> {
+        None
+    }
+}
+
+/// What the daemon of another node asks.
+#[derive(Debug)]
+pub struct Question {
+    /// What is asked.
+    pub text: Vec<u8>,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Vec<u8>>,
+}
+
+/// Why another node did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The store is this host's alone.
+    #[error("no store is shared with it")]
+    Alone,
+    /// It said nothing.
+    #[error("it does not answer")]
+    Silent,
+    /// The store did not pass the question on.
+    #[error("{0}")]
+    Away(String),
 }
 
 /// How a store stands.

@@ -16,6 +16,7 @@ use std::{
 
 use axum::{Router, body::Body, response::Response, serve::Listener};
 use http::{Extensions, Request};
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -76,6 +77,7 @@ async fn converse(
     head: Duration,
 ) {
     let leave = Arc::clone(&place.leave);
+    let place = Arc::new(place);
     let answer = |request| answer(router.clone(), extensions.clone(), request, &place);
     let mut connection = pin!(
         http1::Builder::new()
@@ -98,11 +100,18 @@ async fn answer(
     mut router: Router,
     extensions: Extensions,
     mut request: Request<Incoming>,
-    place: &Place,
+    place: &Arc<Place>,
 ) -> Result<Response, Infallible> {
-    let _busy = place.busy();
+    let busy = Busy::new(place);
     request.extensions_mut().extend(extensions);
-    router.call(request.map(Body::new)).await
+    let response = router.call(request.map(Body::new)).await?;
+    // Until its last byte: an answer may go on for long.
+    Ok(response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &busy;
+            frame
+        }))
+    }))
 }
 
 /// Places for connections.
@@ -168,12 +177,6 @@ impl Place {
         *self.turn() = turn;
         self.room.idle().insert(turn, Arc::clone(&self.leave));
     }
-
-    /// Not idle as long as the returned value lives.
-    fn busy(&self) -> Busy<'_> {
-        self.room.idle().remove(&self.turn());
-        Busy(self)
-    }
 }
 
 impl Drop for Place {
@@ -183,9 +186,17 @@ impl Drop for Place {
     }
 }
 
-struct Busy<'a>(&'a Place);
+/// A place that is not idle as long as this lives.
+struct Busy(Arc<Place>);
 
-impl Drop for Busy<'_> {
+impl Busy {
+    fn new(place: &Arc<Place>) -> Self {
+        place.room.idle().remove(&place.turn());
+        Self(Arc::clone(place))
+    }
+}
+
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.rest();
     }

@@ -2,11 +2,11 @@
 //! the cluster knows them.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use vxplane_common::abi::Traffic;
+use vxplane_common::{abi::Traffic, drop::DropReason};
 
 use crate::{
     control::{
@@ -45,6 +45,8 @@ pub struct EndpointView {
     pub state: State,
     /// What it sent and was sent, if asked for.
     pub traffic: Option<Traffic>,
+    /// Packets that it sent or that were for it and were dropped, if asked for.
+    pub drops: Option<BTreeMap<DropReason, u64>>,
 }
 
 /// Another node's endpoint.
@@ -173,7 +175,10 @@ impl Control {
             return;
         };
         for view in views {
-            let traffic = counters.traffic.get(&view.endpoint.slot);
+            let slot = view.endpoint.slot;
+            let drops = counters.endpoint_drops.get(&slot);
+            view.drops = Some(drops.cloned().unwrap_or_default());
+            let traffic = counters.traffic.get(&slot);
             view.traffic = Some(traffic.copied().unwrap_or_default());
         }
     }
@@ -206,6 +211,7 @@ impl Control {
             mtu,
             state: known.map_or(State::Pending, State::Known),
             traffic: None,
+            drops: None,
         }
     }
 

@@ -397,6 +397,11 @@ impl Connection {
         within(DEADLINE, watch.watch(keys.objects(), Some(options))).await
     }
 
+    /// For what is neither an object nor a claim.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// To keep a node's lease.
     pub(super) fn leases(&self) -> LeaseClient {
         self.client.lease_client()

@@ -12,6 +12,8 @@
 //! <prefix>/v1/claims/<network>/ip/<ip>      whose it is; only ever compared
 //! <prefix>/v1/claims/<network>/mac/<mac>
 //! <prefix>/v1/uses/<number>/<endpoint>      an identity that is in use; likewise
+//! <prefix>/v1/questions/<node>/<id>         to that node, for seconds
+//! <prefix>/v1/answers/<id>
 //! ```
 
 use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
@@ -156,6 +158,21 @@ impl Keys {
     /// That this endpoint has that identity.
     pub(super) fn used_by(&self, identity: u32, endpoint: &str) -> String {
         format!("{}uses/{identity}/{endpoint}", self.root)
+    }
+
+    /// What the keys of all questions to a node start with.
+    pub(super) fn questions(&self, node: &str) -> String {
+        format!("{}questions/{node}/", self.root)
+    }
+
+    /// One question to a node.
+    pub(super) fn question(&self, node: &str, id: &str) -> String {
+        format!("{}questions/{node}/{id}", self.root)
+    }
+
+    /// The answer to that question.
+    pub(super) fn answer(&self, id: &str) -> String {
+        format!("{}answers/{id}", self.root)
     }
 
     /// The object's key without what all objects' keys start with; `None` for a

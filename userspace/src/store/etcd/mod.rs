@@ -17,7 +17,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{
-    sync::{Mutex as AsyncMutex, Notify, watch},
+    sync::{Mutex as AsyncMutex, Notify, mpsc, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -32,11 +32,12 @@ use self::{
     state::{Reading, State},
 };
 use super::{
-    Change, CommitError, Health, Picture, Pictures, SharedHealth, Store, StoreError,
-    file::StateFile,
+    AskError, Change, CommitError, Health, Picture, Pictures, Question, SharedHealth, Store,
+    StoreError, file::StateFile,
 };
 use crate::model::Node;
 
+mod ask;
 mod change;
 mod client;
 mod guard;
@@ -115,7 +116,18 @@ struct Inner {
     doubted: Notify,
     /// Told when there is upkeep to do.
     upkeep: Notify,
+    /// What other nodes ask, until somebody takes it.
+    questions: Questions,
 }
+
+/// A few at once: who asks more waits in vain.
+const QUESTIONS: usize = 4;
+
+#[derive(Debug)]
+struct Questions(
+    mpsc::Sender<Question>,
+    Mutex<Option<mpsc::Receiver<Question>>>,
+);
 
 impl Etcd {
     /// Opens the store for the node of that name, whose own state is in
@@ -133,7 +145,9 @@ impl Etcd {
             reason: "no server has answered yet".to_owned(),
             fault: Fault::Lost(String::new()),
         };
+        let (ask, asked) = mpsc::channel(QUESTIONS);
         let inner = Arc::new(Inner {
+            questions: Questions(ask, Mutex::new(Some(asked))),
             keys: Keys::new(&options.prefix),
             options,
             node: node.to_owned(),
@@ -331,6 +345,19 @@ impl Store for Etcd {
         changes: Vec<Change>,
     ) -> BoxFuture<'a, Result<u64, CommitError>> {
         self.inner.commit(planned_on, changes).boxed()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        node: &'a str,
+        question: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, AskError>> {
+        ask::ask(&self.inner, node, question).boxed()
+    }
+
+    fn questions(&self) -> Option<mpsc::Receiver<Question>> {
+        let questions = self.inner.questions.1.lock();
+        questions.unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn announce(&self, node: Node) {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::{
-    Inner, Link,
+    Inner, Link, ask,
     client::{Connection, Fault, update, within},
     lease,
     mirror::{Stored, Update},
@@ -82,6 +82,7 @@ async fn session(inner: &Arc<Inner>, server: &str) -> Result<Infallible, Fault> 
     tokio::select! {
         fault = follow(inner, watch) => fault,
         fault = lease::keep(inner, &connection) => fault,
+        never = ask::serve(inner, &connection) => match never {},
         () = inner.doubted.notified() => {
             Err(Fault::Lost("an answer did not come".to_owned()))
         }

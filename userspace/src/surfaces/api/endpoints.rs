@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use vxplane_common::abi::{Counter, Traffic};
+use vxplane_common::{
+    abi::{Counter, Traffic},
+    drop::DropReason,
+};
 
 use super::{
     body::Strict,
@@ -171,6 +174,9 @@ pub struct EndpointDto {
     /// What it sent and was sent; null for another node's, and if the datapath
     /// cannot be read.
     pub traffic: Option<TrafficDto>,
+    /// Packets that it sent or that were for it and were dropped, by reason; null as
+    /// above.
+    pub drops: Option<BTreeMap<String, u64>>,
 }
 
 impl From<Counter> for CounterDto {
@@ -185,6 +191,13 @@ impl From<Traffic> for TrafficDto {
         let (egress, ingress) = (traffic.egress.into(), traffic.ingress.into());
         Self { egress, ingress }
     }
+}
+
+fn by_name(drops: BTreeMap<DropReason, u64>) -> BTreeMap<String, u64> {
+    let drops = drops.into_iter();
+    drops
+        .map(|(reason, packets)| (reason.name().to_owned(), packets))
+        .collect()
 }
 
 impl From<EndpointView> for EndpointDto {
@@ -210,6 +223,7 @@ impl From<EndpointView> for EndpointDto {
             state,
             message,
             traffic: view.traffic.map(TrafficDto::from),
+            drops: view.drops.map(by_name),
         }
     }
 }
@@ -245,6 +259,7 @@ impl From<OtherEndpointView> for EndpointDto {
             state,
             message,
             traffic: None,
+            drops: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::{
     Router,
     http::Extensions,
     middleware::from_fn_with_state,
-    routing::{delete, get, put},
+    routing::{delete, get, post, put},
 };
 use tokio::net::UnixStream;
 
@@ -21,6 +21,7 @@ pub use self::{
     problem::{Problem, ProblemDto},
     socket::{Abandoned, Socket, SocketError},
     status::{CountsDto, DriftDto, DropDto, StatusDto, StoreDto, UnderlayDto},
+    trace::TraceRequest,
 };
 use super::server::{self, Limits};
 use crate::control::Control;
@@ -28,6 +29,7 @@ use crate::control::Control;
 mod body;
 mod callers;
 mod endpoints;
+mod events;
 #[cfg(test)]
 mod limits;
 mod metrics;
@@ -44,6 +46,7 @@ mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 /// Of all users together, a few of which may use all that one user can.
 const LIMITS: Limits = Limits {
@@ -80,6 +83,8 @@ pub fn router(control: Control) -> Router {
         .route("/v1/namespaces/{name}", put(namespaces::label))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{name}", get(nodes::show).delete(nodes::remove))
+        .route("/v1/events", get(events::listen))
+        .route("/v1/trace", post(trace::trace))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::scrape))
         .fallback(problem::no_route)
@@ -96,7 +101,12 @@ pub async fn serve(
     let (listener, _bound) = socket.into_listener()?;
     let callers = Callers::new();
     let gate = from_fn_with_state(Arc::clone(&callers), callers::gate);
-    let router = router(control).layer(gate);
+    let router = router(control.clone()).layer(gate);
+    // Listeners would never leave by themselves.
+    let stop = async move {
+        stop.await;
+        control.end_events();
+    };
     let answerer = |stream: &UnixStream| {
         let mut known = Extensions::new();
         match callers.admit(stream) {

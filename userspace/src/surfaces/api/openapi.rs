@@ -4,8 +4,10 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::{
-    endpoints, metrics, namespaces, networks, nodes, peers, policies, problem::ProblemDto, status,
+    endpoints, events, metrics, namespaces, networks, nodes, peers, policies, problem::ProblemDto,
+    status, trace,
 };
+use crate::control::Event;
 
 /// The description of the API, gathered from its routes.
 #[derive(OpenApi)]
@@ -38,10 +40,12 @@ use super::{
         nodes::list,
         nodes::show,
         nodes::remove,
+        events::listen,
+        trace::trace,
         metrics::scrape,
         document,
     ),
-    components(schemas(ProblemDto))
+    components(schemas(ProblemDto, Event))
 )]
 struct Api;
 

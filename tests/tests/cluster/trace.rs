@@ -1,0 +1,86 @@
+//! A trace that goes on at another host of the cluster.
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use crate::room::{Machine, Room};
+
+fn trace(machine: &Machine, from: &str, to: std::net::Ipv4Addr) -> Result<Value> {
+    let request = json!({ "from": from, "to": to.to_string(), "port": 80 });
+    machine.daemon.api("POST", "/v1/trace", Some(&request))
+}
+
+/// Node and stage of each step.
+fn stages(trace: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let steps = trace["steps"].as_array().into_iter().flatten();
+    steps
+        .map(|step| (text(&step["node"]), text(&step["stage"])))
+        .collect()
+}
+
+#[test]
+fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
+    let room = Room::new(&["a", "b"])?;
+    let [a, b] = &room.hosts[..] else {
+        unreachable!()
+    };
+    let (_web, _) = a.member(&room.lab, "web")?;
+    let (_db, db) = b.member(&room.lab, "db")?;
+    room.settled(2, 2)?;
+    let traced = trace(a, "web", db.ip)?;
+    let expected = [
+        ("a", "arp"),
+        ("a", "source"),
+        ("a", "fdb"),
+        ("a", "encap"),
+        ("b", "peer"),
+        ("b", "deliver"),
+    ];
+    let expected = expected.map(|(node, stage)| (node.to_owned(), stage.to_owned()));
+    ensure!(
+        traced["verdict"] == "delivered" && stages(&traced) == expected,
+        "{traced:#}"
+    );
+    let refused = json!({ "from": "db", "to": db.ip.to_string() });
+    let refused = a.daemon.try_api("POST", "/v1/trace", Some(&refused))?;
+    ensure!(
+        refused.status == 409 && refused.text.contains("node b"),
+        "{refused:?}"
+    );
+    // A host that hangs.
+    let paused = Paused::new(b.daemon.id())?;
+    let silent = trace(a, "web", db.ip)?;
+    drop(paused);
+    let last = silent["steps"].as_array().and_then(|steps| steps.last());
+    let last = last.context("no steps")?["text"]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(
+        silent["verdict"] == "sent" && last.contains("node b did not say within 2 s"),
+        "{silent:#}"
+    );
+    Ok(())
+}
+
+/// A process that does nothing until this is dropped.
+struct Paused(Pid);
+
+impl Paused {
+    fn new(id: u32) -> Result<Self> {
+        let id = Pid::from_raw(i32::try_from(id)?);
+        kill(id, Signal::SIGSTOP)?;
+        Ok(Self(id))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}

@@ -1,0 +1,222 @@
+//! Names for what packets have numbers for.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use super::event::{EndpointRef, Event, EventType, PacketRef, Party};
+use crate::{
+    model::{Desired, Endpoint, EndpointRecord},
+    store::Picture,
+};
+use vxplane_common::{
+    abi::{
+        EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_LEARNED_FULL, EVENT_MOVED, NOTICE_DROP, Notice,
+    },
+    drop::{Direction, DropReason},
+    types::MacAddr,
+    wire::{ethertype, protocol},
+};
+
+/// Who has which number in one picture.
+#[derive(Debug)]
+pub(in crate::control) struct Names {
+    networks: BTreeMap<u32, String>,
+    slots: HashMap<u32, EndpointRef>,
+    addresses: HashMap<(u32, Ipv4Addr), EndpointRef>,
+    picture: Arc<Picture>,
+}
+
+impl Names {
+    pub(in crate::control) fn of(picture: Arc<Picture>, node: &str) -> Self {
+        let desired = &picture.contents.desired;
+        let networks = desired.networks.values();
+        let networks = networks.map(|it| (it.vni.get(), it.name.clone())).collect();
+        let mut slots = HashMap::new();
+        let mut addresses = HashMap::new();
+        for endpoint in desired.endpoints.values() {
+            let named = own(endpoint, node);
+            slots.insert(endpoint.slot, named.clone());
+            if let Some(network) = desired.networks.get(&endpoint.network) {
+                addresses.insert((network.vni.get(), endpoint.ip), named);
+            }
+        }
+        for record in others(desired) {
+            if let Some(network) = desired.networks.get(&*record.network) {
+                addresses.insert((network.vni.get(), record.ip), other(record));
+            }
+        }
+        Self {
+            networks,
+            slots,
+            addresses,
+            picture,
+        }
+    }
+
+    /// What the endpoint of this host with this slot is called.
+    pub(in crate::control) fn slot(&self, slot: u32) -> &str {
+        self.slots
+            .get(&slot)
+            .map_or("an endpoint", EndpointRef::label)
+    }
+
+    /// Who has an address, as the control plane knows.
+    pub(in crate::control) fn address(&self, vni: u32, ip: Ipv4Addr) -> Option<&EndpointRef> {
+        self.addresses.get(&(vni, ip))
+    }
+
+    /// The MAC address of whoever has an address.
+    pub(in crate::control) fn mac(&self, vni: u32, ip: Ipv4Addr) -> Option<MacAddr> {
+        let id = &self.address(vni, ip)?.id;
+        let desired = &self.picture.contents.desired;
+        let own = desired.endpoints.get(id).map(|endpoint| endpoint.mac);
+        own.or_else(|| {
+            let other = others(desired).find(|record| *record.id == **id)?;
+            Some(other.mac)
+        })
+    }
+
+    /// Whether they still hold.
+    pub(super) fn are_of(&self, picture: &Arc<Picture>) -> bool {
+        Arc::ptr_eq(&self.picture, picture)
+    }
+
+    /// What is to be told of a packet.
+    pub(super) fn packet(&self, notice: &Notice) -> Event {
+        let packet = PacketRef {
+            protocol: protocol_name(notice),
+            source: self.party(notice, notice.src_mac, notice.src, notice.src_port),
+            destination: self.party(notice, notice.dst_mac, notice.dst, notice.dst_port),
+            bytes: notice.len,
+        };
+        let direction = Direction::from_u8(notice.direction);
+        let vtep = Some(Ipv4Addr::from(notice.vtep)).filter(|vtep| !vtep.is_unspecified());
+        let (kind, what, reason) = if notice.kind == NOTICE_DROP {
+            let reason = DropReason::from_u8(notice.reason);
+            let text = reason.map_or("it was dropped", DropReason::text);
+            (
+                EventType::Drop,
+                text.to_owned(),
+                reason.map(DropReason::name),
+            )
+        } else {
+            (EventType::Flow, "a new flow".to_owned(), None)
+        };
+        let from = vtep.map_or(String::new(), |vtep| format!(" from VTEP {vtep}"));
+        Event {
+            endpoint: self.slots.get(&notice.slot).cloned(),
+            network: self.networks.get(&notice.vni).cloned(),
+            vni: (notice.vni != 0).then_some(notice.vni),
+            vtep,
+            reason: reason.map(str::to_owned),
+            direction: direction.map(|direction| direction.name().to_owned()),
+            ..Event::new(kind, format!("{}{from}: {what}", describe(&packet)))
+        }
+        .with_packet(packet)
+    }
+
+    /// What is to be told of a MAC address.
+    pub(super) fn learning(&self, told: &vxplane_common::abi::Event) -> Option<Event> {
+        let (mac, vtep) = (told.mac, Ipv4Addr::from(told.vtep));
+        let (kind, text) = match told.kind {
+            EVENT_LEARNED => (
+                EventType::MacLearned,
+                format!("{mac} is behind VTEP {vtep}"),
+            ),
+            EVENT_MOVED => (EventType::MacMoved, format!("{mac} moved to VTEP {vtep}")),
+            EVENT_LEARN_REFUSED | EVENT_LEARNED_FULL => (
+                EventType::MacRefused,
+                format!("{mac} behind VTEP {vtep} was not learned: there is no room for more"),
+            ),
+            _ => return None,
+        };
+        Some(Event {
+            network: self.networks.get(&told.vni).cloned(),
+            vni: Some(told.vni),
+            vtep: Some(vtep),
+            mac: Some(mac.to_string()),
+            ..Event::new(kind, text)
+        })
+    }
+
+    fn party(&self, notice: &Notice, mac: MacAddr, ip: [u8; 4], port: [u8; 2]) -> Party {
+        let ip = Some(Ipv4Addr::from(ip)).filter(|ip| !ip.is_unspecified());
+        let port = u16::from_be_bytes(port);
+        Party {
+            mac: mac.to_string(),
+            endpoint: ip.and_then(|ip| self.addresses.get(&(notice.vni, ip)).cloned()),
+            ip,
+            port: (port != 0).then_some(port),
+        }
+    }
+}
+
+impl Event {
+    fn with_packet(self, packet: PacketRef) -> Self {
+        let packet = Some(packet);
+        Self { packet, ..self }
+    }
+}
+
+/// An endpoint of this host, whose name is `node`.
+pub(super) fn own(endpoint: &Endpoint, node: &str) -> EndpointRef {
+    EndpointRef {
+        id: endpoint.id.clone(),
+        name: endpoint.name.clone(),
+        ip: endpoint.ip,
+        node: node.to_owned(),
+    }
+}
+
+/// An endpoint of another host.
+pub(super) fn other(record: &EndpointRecord) -> EndpointRef {
+    EndpointRef {
+        id: record.id.to_string(),
+        name: record.name.as_deref().map(str::to_owned),
+        ip: record.ip,
+        node: record.node.to_string(),
+    }
+}
+
+fn others(desired: &Desired) -> impl Iterator<Item = &Arc<EndpointRecord>> {
+    let cluster = desired.cluster.iter();
+    cluster.flat_map(|cluster| cluster.endpoints.values())
+}
+
+fn protocol_name(notice: &Notice) -> String {
+    match u16::from_be_bytes(notice.ethertype) {
+        ethertype::IPV4 => match notice.protocol {
+            1 => "icmp".to_owned(),
+            protocol::TCP => "tcp".to_owned(),
+            protocol::UDP => "udp".to_owned(),
+            protocol::SCTP => "sctp".to_owned(),
+            other => format!("ip-{other}"),
+        },
+        ethertype::ARP => "arp".to_owned(),
+        ethertype::IPV6 => "ipv6".to_owned(),
+        other => format!("ethertype-{other:#06x}"),
+    }
+}
+
+/// `tcp web (10.50.0.11:41000) → 10.50.0.12:80, 74 bytes`
+fn describe(packet: &PacketRef) -> String {
+    let party = |party: &Party| {
+        let address = match (party.ip, party.port) {
+            (Some(ip), Some(port)) => format!("{ip}:{port}"),
+            (Some(ip), None) => ip.to_string(),
+            (None, _) => party.mac.clone(),
+        };
+        match &party.endpoint {
+            Some(endpoint) => format!("{} ({address})", endpoint.label()),
+            None => address,
+        }
+    };
+    let (source, destination) = (party(&packet.source), party(&packet.destination));
+    let PacketRef {
+        protocol, bytes, ..
+    } = packet;
+    format!("{protocol} {source} → {destination}, {bytes} bytes")
+}

@@ -1,0 +1,324 @@
+//! What would become of a packet: it is run through the live programs, which tell
+//! their steps and change nothing, here and on the host it goes to.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use tokio::sync::oneshot;
+use vxplane_common::{trace::Step, types::MacAddr};
+
+pub use self::report::{ArrivalSpec, Protocol, Trace, TraceSpec, TraceStep, Verdict};
+use self::{packet::Packet, words::Words};
+use super::{
+    Conflict, Control, Error, NotFound,
+    controller::{QUERY_PATIENCE, Query},
+    events::names::Names,
+};
+use crate::{
+    datapath::{Traced, frames},
+    model::Endpoint,
+    reconcile::{Probe, ProbeError, Underlay},
+    store::Picture,
+};
+
+mod packet;
+mod questions;
+mod report;
+mod words;
+
+/// Where a packet got to on this host.
+enum End {
+    /// Into a container.
+    Here,
+    /// To a VTEP.
+    There(Ipv4Addr),
+    /// To whoever may have it, or into the kernel.
+    Somewhere,
+    /// No further.
+    Dropped(vxplane_common::drop::DropReason),
+}
+
+impl End {
+    fn of(steps: &[Step]) -> Self {
+        let mut end = Self::Somewhere;
+        for step in steps {
+            match *step {
+                Step::Delivered { .. } => end = Self::Here,
+                Step::Encapsulated { vtep, .. } | Step::SlowPath { vtep } => {
+                    end = Self::There(vtep.into());
+                }
+                Step::Dropped { reason, .. } => end = Self::Dropped(reason),
+                _ => {}
+            }
+        }
+        end
+    }
+}
+
+/// This host, as it is when a packet is traced.
+struct Here {
+    node: String,
+    picture: Arc<Picture>,
+    names: Names,
+    underlay: Option<Underlay>,
+}
+
+impl Here {
+    fn words<'a>(&'a self, packet: &'a Packet, arrived_from: Option<Ipv4Addr>) -> Words<'a> {
+        let desired = &self.picture.contents.desired;
+        let mut networks = desired.networks.values();
+        Words {
+            names: &self.names,
+            desired,
+            network: networks.find(|network| network.vni.get() == packet.vni),
+            underlay: self.underlay.as_ref(),
+            packet,
+            arrived_from,
+        }
+    }
+
+    /// What to run on a host that does not share a store with this one.
+    fn ask_there(&self, vtep: Ipv4Addr, packet: &Packet) -> String {
+        let own = self
+            .underlay
+            .as_ref()
+            .map_or(Ipv4Addr::UNSPECIFIED, |it| it.vtep);
+        let desired = &self.picture.contents.desired;
+        let mut networks = desired.networks.values();
+        let network = networks.find(|network| network.vni.get() == packet.vni);
+        let network = network.map_or("NETWORK", |network| network.name.as_str());
+        let (source, target, protocol) = (packet.source, packet.target(), packet.protocol.name());
+        format!(
+            "on the host at {vtep}: vxplane trace --arriving-from {own} --network {network} \
+             --source {source} --to {target} --protocol {protocol}"
+        )
+    }
+
+    fn step(&self, (stage, text): (&str, String)) -> TraceStep {
+        TraceStep {
+            node: self.node.clone(),
+            stage: stage.to_owned(),
+            text,
+        }
+    }
+}
+
+impl Control {
+    /// What would become of a packet that an endpoint of this host sends.
+    pub async fn trace(&self, spec: TraceSpec) -> Result<Trace, Error> {
+        let (protocol, port) = packet::transport(spec.protocol, spec.port)?;
+        let here = self.here();
+        let desired = &here.picture.contents.desired;
+        let id = self.find_endpoint(&spec.from)?;
+        let Some(endpoint) = desired.endpoints.get(&id) else {
+            return Err(self.elsewhere(id));
+        };
+        let network = desired.networks.get(&endpoint.network);
+        let network = network.ok_or_else(|| NotFound::Network(endpoint.network.clone()))?;
+        let mut packet = Packet {
+            vni: network.vni.get(),
+            source: endpoint.ip,
+            source_mac: endpoint.mac.0,
+            destination: spec.to,
+            destination_mac: MacAddr::from_ipv4(spec.to.octets()).0,
+            protocol,
+            port,
+        };
+        let mut trace = Trace {
+            packet: format!("{packet} in network {} (VNI {})", network.name, network.vni),
+            verdict: Verdict::Delivered,
+            steps: Vec::new(),
+            reason: None,
+            advice: None,
+        };
+        if spec.to == endpoint.ip {
+            let text = "its own address: the packet does not leave the container".to_owned();
+            trace.steps.push(here.step(("note", text)));
+            return Ok(trace);
+        }
+        if !network.subnet.contains(spec.to) {
+            let subnet = network.subnet;
+            let text = format!("the container has no route to {}: not in {subnet}", spec.to);
+            trace.steps.push(here.step(("note", text)));
+            trace.verdict = Verdict::Dropped;
+            trace.reason = Some("no_route".to_owned());
+            trace.advice = Some("networks are isolated: attach both ends to one".to_owned());
+            return Ok(trace);
+        }
+        self.resolve(&here, endpoint, &mut packet, &mut trace)
+            .await?;
+        self.leave(&here, endpoint, &packet, &mut trace).await?;
+        Ok(trace)
+    }
+
+    /// What would become of a packet that comes from another VTEP.
+    pub async fn trace_arrival(&self, spec: ArrivalSpec) -> Result<Trace, Error> {
+        let (protocol, port) = packet::transport(spec.protocol, spec.port)?;
+        let here = self.here();
+        let desired = &here.picture.contents.desired;
+        let network = desired.networks.get(&spec.network);
+        let network = network.ok_or(NotFound::Network(spec.network))?;
+        let vni = network.vni.get();
+        let mac = |ip| {
+            here.names
+                .mac(vni, ip)
+                .unwrap_or(MacAddr::from_ipv4(ip.octets()))
+        };
+        let packet = Packet {
+            vni,
+            source: spec.source,
+            source_mac: mac(spec.source).0,
+            destination: spec.to,
+            destination_mac: mac(spec.to).0,
+            protocol,
+            port,
+        };
+        self.arrive(&here, &packet, spec.vtep).await
+    }
+
+    fn here(&self) -> Here {
+        let picture = self.picture();
+        Here {
+            names: Names::of(Arc::clone(&picture), &self.inner.info.node),
+            node: self.inner.info.node.clone(),
+            underlay: self.underlay(),
+            picture,
+        }
+    }
+
+    fn elsewhere(&self, id: String) -> Error {
+        let picture = self.picture();
+        let record = super::census::find_there(&picture.contents.desired, &id);
+        match record {
+            Some(record) => Conflict::TraceElsewhere {
+                node: record.node.to_string(),
+                id,
+            }
+            .into(),
+            None => NotFound::Endpoint(id).into(),
+        }
+    }
+
+    /// Asks who has the destination's address, as the container would.
+    async fn resolve(
+        &self,
+        here: &Here,
+        from: &Endpoint,
+        packet: &mut Packet,
+        trace: &mut Trace,
+    ) -> Result<(), Error> {
+        let question = frames::arp_request(packet.source(), packet.destination);
+        let traced = self.probe(from, question).await?;
+        if let Some(mac) = frames::arp_answer(&traced.packet) {
+            packet.destination_mac = mac.0;
+            let ip = packet.destination;
+            let text = format!("who has {ip}: {mac}, answered here as the control plane knows");
+            trace.steps.push(here.step(("arp", text)));
+            return Ok(());
+        }
+        let words = here.words(packet, None);
+        let told = traced
+            .steps
+            .iter()
+            .filter(|step| !matches!(step, Step::Source { .. }));
+        let told: Vec<_> = told.map(|step| here.step(words.step(*step))).collect();
+        trace.steps.extend(told);
+        let mac = packet.destination().mac;
+        let text = format!("taken to be {mac}, as every endpoint has it by default");
+        trace.steps.push(here.step(("note", text)));
+        Ok(())
+    }
+
+    /// From the endpoint to the container or the VTEP that it goes to, and on there.
+    async fn leave(
+        &self,
+        here: &Here,
+        from: &Endpoint,
+        packet: &Packet,
+        trace: &mut Trace,
+    ) -> Result<(), Error> {
+        let traced = self.probe(from, packet.frame()).await?;
+        let words = here.words(packet, None);
+        for step in &traced.steps {
+            if let Step::Delivered { .. } | Step::Encapsulated { .. } | Step::SlowPath { .. } = step
+            {
+                trace.steps.push(here.step(words.location()));
+            }
+            trace.steps.push(here.step(words.step(*step)));
+        }
+        match End::of(&traced.steps) {
+            End::Here => trace.verdict = Verdict::Delivered,
+            End::Somewhere => {
+                trace.verdict = Verdict::Sent;
+                let asked = traced.steps.iter().find_map(|step| match step {
+                    Step::CopyThere { vtep } => Some(Ipv4Addr::from(*vtep)),
+                    _ => None,
+                });
+                trace.advice = asked.map(|vtep| here.ask_there(vtep, packet));
+            }
+            End::Dropped(reason) => {
+                trace.verdict = Verdict::Dropped;
+                trace.reason = Some(reason.name().to_owned());
+                trace.advice = words.advice(reason);
+            }
+            End::There(vtep) => {
+                trace.verdict = Verdict::Sent;
+                match words.node_at(vtep) {
+                    Some(node) => self.ask(here, &node, packet, trace).await,
+                    None => trace.advice = Some(here.ask_there(vtep, packet)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From the wire into a container of this host.
+    async fn arrive(&self, here: &Here, packet: &Packet, vtep: Ipv4Addr) -> Result<Trace, Error> {
+        let own = here
+            .underlay
+            .as_ref()
+            .ok_or(Error::Probe(ProbeError::NotSettled))?;
+        let port = self.inner.info.port;
+        let bytes = packet.in_tunnel(vtep, own.vtep, port);
+        let bytes = bytes.ok_or_else(|| NotFound::Network(packet.vni.to_string()))?;
+        let traced = self.run(Probe::FromUnderlay { packet: bytes }).await?;
+        let words = here.words(packet, Some(vtep));
+        let steps = traced.steps.iter();
+        let end = End::of(&traced.steps);
+        let (reason, advice) = match end {
+            End::Dropped(reason) => (Some(reason.name().to_owned()), words.advice(reason)),
+            _ => (None, None),
+        };
+        Ok(Trace {
+            packet: format!("{packet} from VTEP {vtep} (VNI {})", packet.vni),
+            verdict: match end {
+                End::Here => Verdict::Delivered,
+                End::Dropped(_) => Verdict::Dropped,
+                End::There(_) | End::Somewhere => Verdict::Sent,
+            },
+            steps: steps.map(|step| here.step(words.step(*step))).collect(),
+            reason,
+            advice,
+        })
+    }
+
+    async fn probe(&self, from: &Endpoint, packet: Vec<u8>) -> Result<Traced, Error> {
+        let slot = from.slot;
+        self.run(Probe::FromEndpoint { slot, packet }).await
+    }
+
+    /// Runs a packet through the live programs.
+    async fn run(&self, probe: Probe) -> Result<Traced, Error> {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.inner
+                .queries
+                .send(Query::Probe(probe, answer))
+                .await
+                .ok()?;
+            answered.await.ok()
+        };
+        let answered = tokio::time::timeout(QUERY_PATIENCE, asked).await;
+        let traced = answered.ok().flatten().unwrap_or(Err(ProbeError::Busy));
+        traced.map_err(Error::Probe)
+    }
+}

@@ -1,0 +1,154 @@
+//! The steps of a packet in words.
+
+use std::net::Ipv4Addr;
+
+use vxplane_common::{drop::DropReason, trace::Step};
+
+use super::packet::Packet;
+use crate::{
+    control::events::names::Names,
+    model::{Desired, Network},
+    reconcile::Underlay,
+};
+
+/// What is needed to put steps into words.
+pub(super) struct Words<'a> {
+    pub(super) names: &'a Names,
+    pub(super) desired: &'a Desired,
+    pub(super) network: Option<&'a Network>,
+    pub(super) underlay: Option<&'a Underlay>,
+    pub(super) packet: &'a Packet,
+    /// The VTEP it came from, if it came by the wire.
+    pub(super) arrived_from: Option<Ipv4Addr>,
+}
+
+impl Words<'_> {
+    /// Where in the dataplane the step was made, and what came of it.
+    pub(super) fn step(&self, step: Step) -> (&'static str, String) {
+        let network = self.network_name();
+        match step {
+            Step::Source { slot } => {
+                let who = self.names.slot(slot);
+                let text = format!("sent by {who}, whole and under its own MAC and IP address");
+                ("source", text)
+            }
+            Step::ArpAnswered => (
+                "arp",
+                "answered here, as the control plane knows".to_owned(),
+            ),
+            Step::ArpUnknown => {
+                let ip = self.packet.destination;
+                let text = format!("the control plane does not know who has {ip} in {network}");
+                ("arp", text)
+            }
+            Step::Readdressed => {
+                let text = "nobody has its MAC address; it gets that of who has its IP address";
+                ("fdb", text.to_owned())
+            }
+            Step::Delivered { slot, .. } => {
+                let text = format!("into {} on this host", self.names.slot(slot));
+                ("deliver", text)
+            }
+            Step::Encapsulated { vtep, ifindex } => {
+                let device = self.device(ifindex);
+                let (vtep, vni) = (self.vtep(vtep), self.packet.vni);
+                ("encap", format!("in VXLAN {vni} to {vtep} by {device}"))
+            }
+            Step::SlowPath { vtep } => {
+                let text = format!("to {} by the kernel's VXLAN device", self.vtep(vtep));
+                ("encap", text)
+            }
+            Step::Flooded { .. } => {
+                let text = format!("its destination is not known, so all of {network} is asked:");
+                ("flood", text)
+            }
+            Step::CopyHere { slot } => ("flood", format!("a copy to {}", self.names.slot(slot))),
+            Step::CopyThere { vtep } => ("flood", format!("a copy to {}", self.vtep(vtep))),
+            Step::Admitted { vtep, .. } => {
+                let text = format!("{} may send into {network}", self.vtep(vtep));
+                ("peer", text)
+            }
+            Step::Learns => {
+                let text = format!("{} would be learned from it", self.packet.source().mac);
+                ("learn", text)
+            }
+            Step::LeftToKernel => ("kernel", "left to the kernel's VXLAN device".to_owned()),
+            Step::Dropped { reason, .. } => {
+                ("drop", format!("{}: {}", reason.name(), reason.text()))
+            }
+        }
+    }
+
+    /// Who says where its destination is.
+    pub(super) fn location(&self) -> (&'static str, String) {
+        let station = self.packet.destination();
+        let known = self.names.address(self.packet.vni, station.ip);
+        let by = match known {
+            Some(endpoint) => format!("{}, as the control plane says", endpoint.label()),
+            None => "whoever that was learned of from packets".to_owned(),
+        };
+        ("fdb", format!("{} is {by}", station.mac))
+    }
+
+    /// What would mend a drop for this reason.
+    pub(super) fn advice(&self, reason: DropReason) -> Option<String> {
+        let network = self.network_name();
+        let Packet {
+            vni, destination, ..
+        } = self.packet;
+        Some(match reason {
+            DropReason::UnknownVtep => {
+                let vtep = self.arrived_from?;
+                format!("vxplane peer add {vtep} --network {network}")
+            }
+            DropReason::UnknownVni => format!(
+                "attach an endpoint to the network with VNI {vni} on this host; \
+                 `vxplane network ls` lists those there are"
+            ),
+            DropReason::UnknownMac => format!(
+                "attach the endpoint with {destination} on this host; `vxplane endpoint ls` says \
+                 where it is"
+            ),
+            DropReason::NoDestination => format!(
+                "attach an endpoint with {destination}, or, if another host has it: \
+                 vxplane peer add ADDRESS-OF-THAT-HOST --network {network}"
+            ),
+            DropReason::SourceIsLocal | DropReason::SourceIpIsLocal => format!(
+                "{} is an endpoint of this host, too: detach one, and attach it with another --ip",
+                self.packet.source
+            ),
+            DropReason::UnknownEndpoint => "vxplane endpoint ls".to_owned(),
+            DropReason::Rewrite | DropReason::CopyFailed => "vxplane doctor".to_owned(),
+            _ => return None,
+        })
+    }
+
+    fn network_name(&self) -> String {
+        match self.network {
+            Some(network) => network.name.clone(),
+            None => format!("VNI {}", self.packet.vni),
+        }
+    }
+
+    fn vtep(&self, vtep: [u8; 4]) -> String {
+        let vtep = Ipv4Addr::from(vtep);
+        match self.node_at(vtep) {
+            Some(node) => format!("VTEP {vtep} (node {node})"),
+            None => format!("VTEP {vtep}"),
+        }
+    }
+
+    /// The name of the node with this VTEP address.
+    pub(super) fn node_at(&self, vtep: Ipv4Addr) -> Option<String> {
+        let cluster = self.desired.cluster.as_ref()?;
+        let found = cluster.nodes.values().find(|node| node.vtep == vtep);
+        found.map(|node| node.name.clone())
+    }
+
+    fn device(&self, ifindex: u32) -> String {
+        match self.underlay {
+            Some(underlay) if underlay.ifindex == ifindex => underlay.device.clone(),
+            _ => format!("device {ifindex}"),
+        }
+    }
+}
