@@ -1,5 +1,9 @@
 //! The daemon, its command line and its surfaces.
 
+// What is random about policies is shared with tests outside of this crate.
+#[cfg(test)]
+extern crate self as vxplane;
+
 pub mod cli;
 pub mod control;
 pub mod daemon;

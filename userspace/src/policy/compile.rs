@@ -80,7 +80,7 @@ impl Compiler {
         desired: &Desired,
         subjects: &BTreeSet<Identity>,
     ) -> &BTreeMap<Identity, Verdicts> {
-        let touched = if self.namespaces == desired.namespaces {
+        let touched = if is_same(&self.namespaces, &desired.namespaces) {
             Some(self.advance(desired))
         } else {
             self.rebuild(desired);
@@ -102,6 +102,14 @@ impl Compiler {
             self.subjects.insert(subject.clone(), verdicts);
         }
         &self.subjects
+    }
+
+    /// Whether nothing has changed since it was compiled for these `subjects`.
+    pub fn is_current(&self, desired: &Desired, subjects: &BTreeSet<Identity>) -> bool {
+        is_same(&self.policies, &desired.policies)
+            && is_same(&self.namespaces, &desired.namespaces)
+            && is_same(&self.identities, &desired.identities)
+            && self.subjects.keys().eq(subjects)
     }
 
     /// What was compiled last.
@@ -260,6 +268,11 @@ impl Compiler {
         }
         assemble(names, &grants)
     }
+}
+
+/// Snapshots of what has not changed are mostly the very same.
+fn is_same<K: Ord + Clone, V: PartialEq + Clone>(a: &OrdMap<K, V>, b: &OrdMap<K, V>) -> bool {
+    a.ptr_eq(b) || a == b
 }
 
 /// What the rule set of a subject depends on, besides the policies themselves.

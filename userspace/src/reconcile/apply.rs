@@ -1,15 +1,20 @@
 //! Takes the steps of a plan. A failed step ends its endpoint's turn, or is a
 //! problem of the host's; either way the others go on.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use nix::errno::Errno;
+use vxplane_common::abi::Endpoint;
 
 use super::{
     describe,
     held::Held,
     observe::{Container, FALLBACK, host_veth},
     plan::{Entry, FALLBACK_MTU, Key, Op, Step},
+    rulesets::NOTHING,
 };
 use crate::{
     datapath::{self, Attached, Datapath, Maps, Program, Qdiscs, TcMode},
@@ -48,6 +53,8 @@ pub(super) struct Outcome {
     /// Whether what is learned should be looked through: peers or networks
     /// changed.
     pub(super) stale_learned: bool,
+    /// Rule sets that could not be written whole.
+    pub(super) broken: BTreeSet<u32>,
 }
 
 /// What steps act upon.
@@ -85,6 +92,7 @@ impl Hands<'_> {
             if owner.as_ref().is_some_and(turn_is_over) {
                 continue;
             }
+            let op = &closed(op, &outcome.broken);
             match (self.step(owner.as_deref(), op).await, owner) {
                 (Ok(()), _) => {
                     tracing::debug!(owner, ?op, "done");
@@ -96,6 +104,12 @@ impl Hands<'_> {
                     outcome.failed.insert(id.clone(), describe(&error));
                 }
                 (Err(error), None) => {
+                    if let Op::Put(entry) = &**op
+                        && let Some(ruleset) = entry.key().ruleset()
+                        && outcome.broken.insert(ruleset)
+                    {
+                        self.close(&mut outcome);
+                    }
                     let problem = describe(&error);
                     // A map that is full is so for every entry.
                     if !outcome.problems.contains(&problem) {
@@ -105,6 +119,32 @@ impl Hands<'_> {
             }
         }
         outcome
+    }
+
+    /// Has nobody be under a rule set that could not be written: what it does not
+    /// forbid may be missing as well as what it allows.
+    fn close(&mut self, outcome: &mut Outcome) {
+        let endpoints = self.held.known().map(|tables| tables.endpoints);
+        for (ifindex, endpoint) in endpoints.into_iter().flatten() {
+            let op = Op::Put(Entry::Endpoint(ifindex, endpoint));
+            let Cow::Owned(op) = closed(&op, &outcome.broken) else {
+                continue;
+            };
+            let Op::Put(entry) = op else { continue };
+            match self
+                .datapath
+                .maps()
+                .and_then(|mut maps| put(&mut maps, entry))
+            {
+                Ok(()) => self.held.note(&op),
+                Err(error) => outcome.problems.push(describe(&error)),
+            }
+        }
+        let problem = "a policy could not be written to the maps whole: until it is, the \
+                       endpoints it selects are allowed nothing in that direction";
+        if !outcome.problems.iter().any(|it| it == problem) {
+            outcome.problems.push(problem.to_owned());
+        }
     }
 
     async fn step(&mut self, owner: Option<&str>, op: &Op) -> Result<(), StepError> {
@@ -124,6 +164,7 @@ impl Hands<'_> {
             Op::ClearTraffic(slot) => self.datapath.maps()?.clear_traffic(*slot)?,
             Op::Put(entry) => put(&mut *self.datapath.maps()?, *entry)?,
             Op::Remove(key) => remove(&mut *self.datapath.maps()?, *key)?,
+            Op::BeginEpoch => self.datapath.maps()?.bump_epoch()?,
             Op::Attach {
                 program,
                 device,
@@ -251,6 +292,30 @@ impl Hands<'_> {
     }
 }
 
+/// The same, but that an endpoint is allowed nothing where its rule set is
+/// `broken`.
+fn closed<'o>(op: &'o Op, broken: &BTreeSet<u32>) -> Cow<'o, Op> {
+    let Op::Put(Entry::Endpoint(ifindex, endpoint)) = op else {
+        return Cow::Borrowed(op);
+    };
+    let [egress, ingress] = [endpoint.egress, endpoint.ingress].map(|ruleset| {
+        if broken.contains(&ruleset) {
+            NOTHING
+        } else {
+            ruleset
+        }
+    });
+    if (egress, ingress) == (endpoint.egress, endpoint.ingress) {
+        return Cow::Borrowed(op);
+    }
+    let endpoint = Endpoint {
+        egress,
+        ingress,
+        ..*endpoint
+    };
+    Cow::Owned(Op::Put(Entry::Endpoint(*ifindex, endpoint)))
+}
+
 /// Takes it for done where the kernel says that it was so already.
 fn already(result: Result<(), netlink::Error>, errno: Errno) -> Result<(), netlink::Error> {
     match result {
@@ -276,7 +341,7 @@ pub(super) async fn drop_qdisc(
 
 fn is_change(op: &Op) -> bool {
     match op {
-        Op::Load(_) | Op::TakeOver | Op::Retire => false,
+        Op::Load(_) | Op::TakeOver | Op::Retire | Op::BeginEpoch => false,
         Op::Attach { stands, .. } => *stands == Attached::No,
         _ => true,
     }
@@ -302,6 +367,9 @@ fn put(maps: &mut Maps, entry: Entry) -> Result<(), datapath::Error> {
         Entry::Peer(key, value) => maps.peers.put(key, value),
         Entry::Flood(key, value) => maps.flood.put(key, value),
         Entry::Budget(key, value) => maps.learn_budget.put(key, value),
+        Entry::Member(key, value) => maps.members.put(key, value),
+        Entry::Block(key, value) => maps.blocks.put(key, value),
+        Entry::Rule(key, value) => maps.rules.put(key, value),
     }
 }
 
@@ -314,5 +382,8 @@ fn remove(maps: &mut Maps, key: Key) -> Result<(), datapath::Error> {
         Key::Peer(key) => maps.peers.remove(&key),
         Key::Flood(key) => maps.flood.remove(&key),
         Key::Budget(key) => maps.learn_budget.remove(&key),
+        Key::Member(key) => maps.members.remove(&key),
+        Key::Block(key) => maps.blocks.remove(&key),
+        Key::Rule(key) => maps.rules.remove(&key),
     }
 }

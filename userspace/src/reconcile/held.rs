@@ -139,6 +139,9 @@ impl Tables {
             Entry::Peer(key, value) => drop(self.peers.insert(key, value)),
             Entry::Flood(key, value) => drop(self.flood.insert(key, value)),
             Entry::Budget(key, value) => drop(self.budgets.insert(key, value)),
+            Entry::Rule(key, value) => drop(self.rules.insert(key, value)),
+            Entry::Block(key, value) => drop(self.blocks.insert(key, value)),
+            Entry::Member(key, value) => drop(self.members.insert(key, value)),
         }
     }
 
@@ -152,6 +155,9 @@ impl Tables {
             Key::Peer(key) => drop(self.peers.remove(&key)),
             Key::Flood(key) => drop(self.flood.remove(&key)),
             Key::Budget(key) => drop(self.budgets.remove(&key)),
+            Key::Rule(key) => drop(self.rules.remove(&key)),
+            Key::Block(key) => drop(self.blocks.remove(&key)),
+            Key::Member(key) => drop(self.members.remove(&key)),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod plan;
 mod probe;
 mod reconciler;
 pub mod remotes;
+pub mod rulesets;
 #[cfg(test)]
 mod simulation;
 pub mod tables;
@@ -153,6 +154,30 @@ pub struct Report {
     pub drift: Drift,
     /// Bytes of an inner IP packet, by network this host has part in.
     pub mtus: BTreeMap<String, u32>,
+    /// What the policies of this host's endpoints take.
+    pub policy: PolicyCost,
+    /// How full the maps are, once they are loaded.
+    pub fill: Vec<Fill>,
+}
+
+/// What policies take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyCost {
+    /// Rule sets that endpoints of this host are under.
+    pub rulesets: usize,
+    /// How long it took to compile what changed last.
+    pub compiled_in: Duration,
+}
+
+/// How full a map is that the daemon writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Its name, as in [`vxplane_common::abi::map`].
+    pub map: &'static str,
+    /// Entries it has.
+    pub entries: usize,
+    /// Entries it can have.
+    pub room: u32,
 }
 
 /// One drop counter, summed over CPUs.

@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use imbl::{OrdMap, ordmap::DiffItem};
 use ipnetwork::Ipv4Network;
 use vxplane_common::abi::{
-    Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Neighbour,
-    NeighbourKey, Network, OVERHEAD_IPV4, Peer, PeerKey,
+    BlockKey, Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, MemberKey,
+    Neighbour, NeighbourKey, Network, OVERHEAD_IPV4, Peer, PeerKey, Prefix, RuleKey,
 };
 
 use super::{
     observe::{Container, FALLBACK, Fallback, HostVeth, Interface, Observed, host_veth},
     remotes::Remotes,
+    rulesets::Rulesets,
     tables::{Composed, Tables, Wired},
 };
 use crate::{
@@ -40,6 +41,8 @@ pub struct Wanted<'a> {
     /// What the maps were to hold when nothing was left to do last: what is the
     /// same since is not worked out anew.
     pub before: Option<&'a Tables>,
+    /// What policies allow the endpoints here.
+    pub rulesets: &'a Rulesets,
     /// VXLAN UDP port.
     pub port: u16,
 }
@@ -55,6 +58,9 @@ pub enum Entry {
     Peer(PeerKey, Peer),
     Flood(FloodKey, FloodTarget),
     Budget(u32, LearnBudget),
+    Member(MemberKey, u32),
+    Block(Prefix<BlockKey>, u32),
+    Rule(Prefix<RuleKey>, u32),
 }
 
 /// The key of an entry to remove from a map.
@@ -68,6 +74,46 @@ pub enum Key {
     Peer(PeerKey),
     Flood(FloodKey),
     Budget(u32),
+    Member(MemberKey),
+    Block(Prefix<BlockKey>),
+    Rule(Prefix<RuleKey>),
+}
+
+impl Entry {
+    /// The key it is written under.
+    pub(super) fn key(&self) -> Key {
+        match *self {
+            Self::Endpoint(key, _) => Key::Endpoint(key),
+            Self::Fdb(key, _) => Key::Fdb(key),
+            Self::Neighbour(key, _) => Key::Neighbour(key),
+            Self::Network(key, _) => Key::Network(key),
+            Self::Peer(key, _) => Key::Peer(key),
+            Self::Flood(key, _) => Key::Flood(key),
+            Self::Budget(key, _) => Key::Budget(key),
+            Self::Member(key, _) => Key::Member(key),
+            Self::Block(key, _) => Key::Block(key),
+            Self::Rule(key, _) => Key::Rule(key),
+        }
+    }
+}
+
+impl Key {
+    /// The rule set it is of, if it is of one.
+    pub(super) fn ruleset(&self) -> Option<u32> {
+        match self {
+            Self::Member(key) => Some(key.ruleset),
+            Self::Block(key) => Some(key.data.ruleset),
+            Self::Rule(key) => Some(key.data.ruleset),
+            _ => None,
+        }
+    }
+
+    /// Whether what was decided about flows may have rested on it.
+    fn matters_to_flows(&self) -> bool {
+        let is_about_somebody =
+            matches!(self, Self::Endpoint(_) | Self::Fdb(_) | Self::Neighbour(_));
+        is_about_somebody || self.ruleset().is_some()
+    }
 }
 
 /// One change to the kernel. Each is idempotent.
@@ -104,6 +150,8 @@ pub enum Op {
     Put(Entry),
     /// Remove a map entry.
     Remove(Key),
+    /// Have the programs decide anew about every flow.
+    BeginEpoch,
     /// Attach a program, or swap in what was loaded last.
     Attach {
         /// Which.
@@ -190,7 +238,7 @@ impl Plan {
     /// Whether nothing but map entries change, of which it is known what they
     /// become.
     pub(super) fn is_about_maps_alone(&self) -> bool {
-        let is_entry = |step: &Step| matches!(step.op, Op::Put(_) | Op::Remove(_));
+        let is_entry = |step: &Step| matches!(step.op, Op::Put(_) | Op::Remove(_) | Op::BeginEpoch);
         self.steps.iter().all(is_entry)
     }
 
@@ -418,6 +466,10 @@ fn plan_tables(
         .map(|wired| (wired.ifindex, wired.endpoint.id.as_str()))
         .collect();
     let mut steps = TableSteps::default();
+    // First: a rule set is complete before anybody is under it.
+    steps.diff(&tables.blocks, &held.blocks, Entry::Block, Key::Block);
+    steps.diff(&tables.members, &held.members, Entry::Member, Key::Member);
+    steps.diff(&tables.rules, &held.rules, Entry::Rule, Key::Rule);
     steps.diff(&tables.peers, &held.peers, Entry::Peer, Key::Peer);
     // A list grows before its length does, and shrinks after it.
     steps.diff(&tables.flood, &held.flood, Entry::Flood, Key::Flood);
@@ -442,28 +494,48 @@ fn plan_tables(
         Entry::Endpoint,
         Key::Endpoint,
     );
-    for entry in steps.puts {
-        let owner = match entry {
-            Entry::Endpoint(ifindex, _) | Entry::Fdb(_, FdbEntry { ifindex, .. }) => {
-                owners.get(&ifindex).copied()
-            }
-            _ => None,
-        };
-        if let (Some(id), Entry::Endpoint(ifindex, endpoint)) = (owner, entry)
-            && !held.endpoints.contains_key(&ifindex)
-        {
-            plan.endpoint(id, Op::ClearTraffic(endpoint.slot));
-        }
-        match owner {
-            Some(id) => plan.endpoint(id, Op::Put(entry)),
-            None => plan.host(Op::Put(entry)),
-        }
+    let TableSteps { puts, removals } = steps;
+    let keys = puts.iter().map(Entry::key).chain(removals.iter().copied());
+    let matters_to_flows = keys.clone().any(|key| key.matters_to_flows());
+    for entry in puts {
+        plan_put(entry, held, &owners, plan);
     }
     // What hides behind a network's length goes after the length.
-    for key in steps.removals.into_iter().rev() {
+    let is_dead = |key: &Key| {
+        key.ruleset()
+            .is_some_and(|it| !wanted.rulesets.is_placed(it))
+    };
+    let (dead, live): (Vec<Key>, Vec<Key>) = removals.into_iter().rev().partition(is_dead);
+    for key in live {
+        plan.host(Op::Remove(key));
+    }
+    if matters_to_flows {
+        plan.host(Op::BeginEpoch);
+    }
+    // Nobody is under these any more. Rules go first: there are only such that
+    // allow, so whoever still looks something up is allowed less, never more.
+    for key in dead {
         plan.host(Op::Remove(key));
     }
     plan.tables = Some(tables);
+}
+
+fn plan_put(entry: Entry, held: &Tables, owners: &BTreeMap<u32, &str>, plan: &mut Plan) {
+    let owner = match entry {
+        Entry::Endpoint(ifindex, _) | Entry::Fdb(_, FdbEntry { ifindex, .. }) => {
+            owners.get(&ifindex).copied()
+        }
+        _ => None,
+    };
+    if let (Some(id), Entry::Endpoint(ifindex, endpoint)) = (owner, entry)
+        && !held.endpoints.contains_key(&ifindex)
+    {
+        plan.endpoint(id, Op::ClearTraffic(endpoint.slot));
+    }
+    match owner {
+        Some(id) => plan.endpoint(id, Op::Put(entry)),
+        None => plan.host(Op::Put(entry)),
+    }
 }
 
 /// Map changes, in the order of the maps they are for.

@@ -21,6 +21,7 @@ use super::{
     observe::{self, Container, FALLBACK, Fallback, HostVeth, ObserveError, Observed, Standing},
     plan::{Plan, Wanted, overlay_mtu, plan},
     remotes::Remotes,
+    rulesets::Rulesets,
     tables::Tables,
     ways::Ways,
 };
@@ -54,6 +55,7 @@ pub struct Reconciler {
     guard: Option<GuardFor>,
     held: Held,
     remotes: Remotes,
+    rulesets: Rulesets,
     ways: Ways,
     last: Option<Settled>,
     changes: watch::Sender<u64>,
@@ -112,7 +114,10 @@ impl Settled {
             && before.networks == desired.networks
             && before.endpoints == desired.endpoints
             && before.peers == desired.peers
-            && before.cluster != desired.cluster
+            && (before.cluster != desired.cluster
+                || before.policies != desired.policies
+                || before.namespaces != desired.namespaces
+                || before.identities != desired.identities)
     }
 }
 
@@ -139,6 +144,7 @@ impl Reconciler {
             guard: None,
             held: Held::default(),
             remotes: Remotes::default(),
+            rulesets: Rulesets::default(),
             ways: Ways::default(),
             last: None,
             watching: netlink::watch(changes.clone()).map_err(StartError::Netlink)?,
@@ -212,6 +218,8 @@ impl Reconciler {
         report.problems.append(&mut outcome.problems);
         report.mtus = mtus(&wanted, &seen.observed);
         report.drift = self.held.drift();
+        report.policy = self.rulesets.cost();
+        report.fill = self.held.known().map(|it| it.fill()).unwrap_or_default();
         report.datapath = self.place_guard(&seen, report);
         report.endpoints = self.states(desired, &seen.observed, &next, outcome, report);
         if next.steps.is_empty() {
@@ -231,12 +239,15 @@ impl Reconciler {
             desired,
             remotes: &self.remotes,
             before: self.held.settled(),
+            rulesets: &self.rulesets,
             port: self.options.port,
         }
     }
 
     fn plan(&mut self, desired: &Desired, observed: &Observed) -> Plan {
         self.remotes.follow(desired, self.options.port, observed);
+        let held = observed.tables.as_ref();
+        self.rulesets.follow(desired, &self.remotes, held);
         plan(&self.wanted(desired), observed)
     }
 

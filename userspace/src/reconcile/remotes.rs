@@ -167,7 +167,7 @@ impl Basis {
                 Neighbour {
                     mac,
                     pad: [0; 2],
-                    identity: 0,
+                    identity: record.identity,
                 },
             ),
             peer: (PeerKey { vni, vtep }, peer),

@@ -13,18 +13,22 @@ use ipnetwork::Ipv4Network;
 use proptest::{collection, option, prelude::*, sample};
 use vxplane_common::{
     abi::{
-        self, Config, FDB_REMOTE, FdbEntry, FdbKey, FloodKey, MAX_LEARNED_PER_NETWORK,
+        self, Config, FDB_REMOTE, FdbEntry, FdbKey, FloodKey, MAX_LEARNED_PER_NETWORK, MemberKey,
         NeighbourKey, Outer, PEER_LEARN, PeerKey,
     },
     types::{MacAddr, Vni},
 };
 
+mod policy;
+
+use self::policy::worlds::{FIRST_IDENTITY, any_world};
 use super::{
     Underlay,
     held::Held,
     observe::{Container, Fallback, HostVeth, Interface, Observed, Way},
     plan::{Entry, Key, Op, Plan, Step, Wanted, overlay_mtu, plan},
     remotes::Remotes,
+    rulesets::Rulesets,
     tables::Tables,
 };
 use crate::{
@@ -47,6 +51,7 @@ struct Kernel {
     observed: Observed,
     /// The pinned maps, which are seen once something is loaded.
     held: Tables,
+    epoch: u32,
     next_index: u32,
 }
 
@@ -97,6 +102,7 @@ impl Kernel {
             }
             Op::Put(entry) => put(&mut self.held, *entry),
             Op::Remove(key) => remove(&mut self.held, *key),
+            Op::BeginEpoch => self.epoch += 1,
             Op::Attach {
                 program, device, ..
             } => {
@@ -346,6 +352,7 @@ prop_compose! {
         endpoints in collection::btree_map(0_u8..6, 0_u8..4, 0..6),
         peers in collection::btree_map(0_u8..5, option::of(sample::subsequence(NETWORKS.to_vec(), 0..3)), 0..5),
         cluster in option::of(any_cluster()),
+        world in any_world(),
     ) -> Desired {
         let named = |(number, mtu): (u8, Option<u32>)| {
             let name = NETWORKS[usize::from(number)];
@@ -365,6 +372,7 @@ prop_compose! {
             cluster,
             ..Desired::default()
         }
+        .with_policies_of(world)
     }
 }
 
@@ -486,31 +494,42 @@ fn any_kernel() -> impl Strategy<Value = Kernel> {
         Kernel {
             observed,
             held: Tables::default(),
+            epoch: 0,
             next_index: 50,
         }
     })
 }
 
-/// What to do next, with `remotes` from the time before.
-fn next(kernel: &Kernel, desired: &Desired, remotes: &mut Remotes) -> Plan {
-    let observed = kernel.look();
-    remotes.follow(desired, PORT, &observed);
-    plan(&wanted(desired, remotes), &observed)
+/// What a daemon keeps from pass to pass.
+#[derive(Debug, Default)]
+struct Kept {
+    remotes: Remotes,
+    rulesets: Rulesets,
 }
 
-fn wanted<'a>(desired: &'a Desired, remotes: &'a Remotes) -> Wanted<'a> {
+/// What to do next, with what was kept from the time before.
+fn next(kernel: &Kernel, desired: &Desired, kept: &mut Kept) -> Plan {
+    let observed = kernel.look();
+    kept.remotes.follow(desired, PORT, &observed);
+    let held = observed.tables.as_ref();
+    kept.rulesets.follow(desired, &kept.remotes, held);
+    plan(&wanted(desired, kept), &observed)
+}
+
+fn wanted<'a>(desired: &'a Desired, kept: &'a Kept) -> Wanted<'a> {
     Wanted {
         desired,
-        remotes,
+        remotes: &kept.remotes,
         before: None,
+        rulesets: &kept.rulesets,
         port: PORT,
     }
 }
 
 /// Plans and obeys until nothing is left to do, and returns how it ended.
-fn settle(kernel: &mut Kernel, desired: &Desired, remotes: &mut Remotes) -> Plan {
+fn settle(kernel: &mut Kernel, desired: &Desired, kept: &mut Kept) -> Plan {
     for _ in 0..6 {
-        let next = next(kernel, desired, remotes);
+        let next = next(kernel, desired, kept);
         if next.steps.is_empty() {
             assert_eq!(next.tables, kernel.look().tables);
             return next;
@@ -521,7 +540,7 @@ fn settle(kernel: &mut Kernel, desired: &Desired, remotes: &mut Remotes) -> Plan
             kernel.obey(step, desired);
         }
     }
-    panic!("not settled: {:?}", next(kernel, desired, remotes).steps);
+    panic!("not settled: {:?}", next(kernel, desired, kept).steps);
 }
 
 /// What has an entry before and after has one all the time.
@@ -552,7 +571,7 @@ fn assert_is_ours(op: &Op, kernel: &Kernel) {
     assert!(!FOREIGN.contains(&index), "{op:?}");
 }
 
-fn assert_as_desired(kernel: &Kernel, desired: &Desired, remotes: &Remotes, last: &Plan) {
+fn assert_as_desired(kernel: &Kernel, desired: &Desired, kept: &Kept, last: &Plan) {
     let observed = kernel.look();
     let Some(tables) = &observed.tables else {
         assert_eq!(observed.fallback, Fallback::Foreign, "else it is loaded");
@@ -589,7 +608,7 @@ fn assert_as_desired(kernel: &Kernel, desired: &Desired, remotes: &Remotes, last
             continue;
         }
         let network = &desired.networks[&endpoint.network];
-        let mtu = overlay_mtu(network, &wanted(desired, remotes), &observed);
+        let mtu = overlay_mtu(network, &wanted(desired, kept), &observed);
         let interface = interface.as_ref().unwrap();
         let address = Ipv4Network::new(endpoint.ip, network.subnet.prefix()).unwrap();
         let of_the_network = interface
@@ -605,7 +624,7 @@ fn assert_as_desired(kernel: &Kernel, desired: &Desired, remotes: &Remotes, last
         assert_eq!((veth.mtu, veth.up), (mtu, true));
         assert_eq!(tables.endpoints[&veth.index].ipv4, endpoint.ip.octets());
     }
-    assert_cluster(&observed, desired, remotes, tables);
+    assert_cluster(&observed, desired, &kept.remotes, tables);
     let full = u64::from(MAX_LEARNED_PER_NETWORK);
     assert!(
         tables
@@ -675,12 +694,16 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         PORT,
         Vni::new(1).unwrap(),
     );
-    (at, any::<bool>()).prop_map(move |((network, node, last), is_peer)| {
+    (at, 0_u8..3).prop_map(move |((network, node, last), kind)| {
         let vni = 100 + u32::from(network);
         let vtep = [192, 0, 2, node];
-        if is_peer {
+        if kind == 0 {
             let peer = abi::Peer::new(PEER_LEARN, 77, outer);
             return Entry::Peer(PeerKey { vni, vtep }, peer);
+        }
+        if kind == 1 {
+            let (ruleset, identity) = (u32::from(network), u32::from(node) + FIRST_IDENTITY);
+            return Entry::Member(MemberKey { ruleset, identity }, 7);
         }
         let key = FdbKey::new(vni, MacAddr::from_ipv4([10, network, 0, last]));
         let entry = FdbEntry {
@@ -704,10 +727,10 @@ proptest! {
         second in any_desired(),
         moved in any_underlay(),
     ) {
-        let mut remotes = Remotes::default();
+        let mut kept = Kept::default();
         for desired in [first, second] {
-            let last = settle(&mut kernel, &desired, &mut remotes);
-            assert_as_desired(&kernel, &desired, &remotes, &last);
+            let last = settle(&mut kernel, &desired, &mut kept);
+            assert_as_desired(&kernel, &desired, &kept, &last);
             kernel.observed.underlay.clone_from(&moved);
         }
     }
@@ -720,9 +743,9 @@ proptest! {
         let reason = "unreadable".to_owned();
         let at = (Program::FromContainer, 20);
         kernel.observed.unclear.insert(at, reason.clone());
-        let mut remotes = Remotes::default();
-        let last = settle(&mut kernel, &desired, &mut remotes);
-        assert_as_desired(&kernel, &desired, &remotes, &last);
+        let mut kept = Kept::default();
+        let last = settle(&mut kernel, &desired, &mut kept);
+        assert_as_desired(&kernel, &desired, &kept, &last);
         for (id, why) in &last.blocked {
             prop_assert!(*why != reason || kernel.observed.veths[id].index == 20);
         }
@@ -733,15 +756,15 @@ proptest! {
         mut kernel in any_kernel(),
         desired in any_desired(),
     ) {
-        settle(&mut kernel, &desired, &mut Remotes::default());
+        settle(&mut kernel, &desired, &mut Kept::default());
         if kernel.observed.config.take().is_some() {
             for stands in kernel.observed.attached.values_mut() {
                 *stands = Attached::Outdated;
             }
         }
-        let mut remotes = Remotes::default();
+        let mut kept = Kept::default();
         for _ in 0..3 {
-            let next = next(&kernel, &desired, &mut remotes);
+            let next = next(&kernel, &desired, &mut kept);
             for step in &next.steps {
                 let swaps = matches!(
                     step.op,
@@ -751,7 +774,7 @@ proptest! {
                 kernel.obey(step, &desired);
             }
         }
-        prop_assert!(next(&kernel, &desired, &mut remotes).steps.is_empty());
+        prop_assert!(next(&kernel, &desired, &mut kept).steps.is_empty());
     }
 
     #[test]
@@ -778,15 +801,15 @@ proptest! {
         mut kernel in any_kernel(),
         pictures in collection::vec(any_desired(), 1..5),
     ) {
-        let mut remotes = Remotes::default();
+        let mut kept = Kept::default();
         let mut before = None;
         for desired in &pictures {
             let observed = kernel.look();
-            remotes.follow(desired, PORT, &observed);
-            let anew = wanted(desired, &remotes);
+            let anew_plan = next(&kernel, desired, &mut kept);
+            let anew = wanted(desired, &kept);
             let before_known = Wanted { before: before.as_ref(), ..anew };
-            prop_assert_eq!(plan(&before_known, &observed), plan(&anew, &observed));
-            if let Some(tables) = settle(&mut kernel, desired, &mut remotes).tables {
+            prop_assert_eq!(plan(&before_known, &observed), anew_plan);
+            if let Some(tables) = settle(&mut kernel, desired, &mut kept).tables {
                 // As `Held::settle` does.
                 kernel.held = tables.clone();
                 before = Some(tables);
@@ -800,8 +823,8 @@ proptest! {
         desired in any_desired(),
         damage in collection::vec((any_entry(), any::<bool>()), 0..6),
     ) {
-        let mut remotes = Remotes::default();
-        settle(&mut kernel, &desired, &mut remotes);
+        let mut kept = Kept::default();
+        settle(&mut kernel, &desired, &mut kept);
         prop_assume!(kernel.look().tables.is_some());
         let good = kernel.held.clone();
         let mut held = Held::default();
@@ -811,13 +834,14 @@ proptest! {
             match entry {
                 Entry::Fdb(key, _) if is_removed => drop(kernel.held.fdb.remove(&key)),
                 Entry::Peer(key, _) if is_removed => drop(kernel.held.peers.remove(&key)),
+                Entry::Member(key, _) if is_removed => drop(kernel.held.members.remove(&key)),
                 entry => kernel.held.put(entry),
             }
         }
         let damaged = kernel.held.distance(&good);
         kernel.held = held.look(|| Ok::<_, ()>(kernel.held.clone())).unwrap();
         prop_assert_eq!(held.drift().last, damaged);
-        settle(&mut kernel, &desired, &mut remotes);
+        settle(&mut kernel, &desired, &mut kept);
         prop_assert_eq!(&kernel.held, &good);
         // What was noted when it was written is what there is.
         prop_assert_eq!(held.drift().total, damaged as u64);
@@ -828,8 +852,8 @@ proptest! {
         mut kernel in any_kernel(),
         desired in any_desired(),
     ) {
-        let mut remotes = Remotes::default();
-        settle(&mut kernel, &desired, &mut remotes);
+        let mut kept = Kept::default();
+        settle(&mut kernel, &desired, &mut kept);
         let complete = kernel.held.clone();
         if kernel.observed.config.take().is_some() {
             for stands in kernel.observed.attached.values_mut() {
@@ -840,14 +864,14 @@ proptest! {
             kernel.held.networks.clear();
         }
         for _ in 0..5 {
-            for step in &next(&kernel, &desired, &mut remotes).steps {
+            for step in &next(&kernel, &desired, &mut kept).steps {
                 if step.op == Op::TakeOver {
                     prop_assert_eq!(&kernel.held, &complete);
                 }
                 kernel.obey(step, &desired);
             }
         }
-        prop_assert!(next(&kernel, &desired, &mut remotes).steps.is_empty());
+        prop_assert!(next(&kernel, &desired, &mut kept).steps.is_empty());
         prop_assert_eq!(kernel.observed.takeover, Takeover::Done);
     }
 }

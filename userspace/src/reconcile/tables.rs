@@ -8,14 +8,15 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 use vxplane_common::{
     abi::{
-        Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, MAX_FDB,
-        MAX_FLOOD, MAX_LEARNED_PER_NETWORK, MAX_PEERS, Neighbour, NeighbourKey, Network, Outer,
-        PEER_LEARN, Peer, PeerKey,
+        BlockKey, Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget,
+        MAX_BLOCKS, MAX_ENDPOINTS, MAX_FDB, MAX_FLOOD, MAX_LEARNED_PER_NETWORK, MAX_MEMBERS,
+        MAX_NETWORKS, MAX_PEERS, MAX_RULES, MemberKey, Neighbour, NeighbourKey, Network, Outer,
+        PEER_LEARN, Peer, PeerKey, Prefix, RuleKey, map,
     },
     types::Vni,
 };
 
-use super::{Underlay, observe::Observed, plan::Wanted};
+use super::{Fill, Underlay, observe::Observed, plan::Wanted, rulesets::Under};
 use crate::{
     datapath::{self, Maps},
     model,
@@ -35,6 +36,9 @@ pub struct Tables {
     pub peers: OrdMap<PeerKey, Peer>,
     pub flood: OrdMap<FloodKey, FloodTarget>,
     pub budgets: OrdMap<u32, LearnBudget>,
+    pub members: OrdMap<MemberKey, u32>,
+    pub blocks: OrdMap<Prefix<BlockKey>, u32>,
+    pub rules: OrdMap<Prefix<RuleKey>, u32>,
 }
 
 /// An endpoint that is in the maps: what is desired, and its host veth.
@@ -74,13 +78,17 @@ impl Composed {
                 neighbours: remotes.neighbours().clone(),
                 peers: remotes.peers().clone(),
                 flood: held.flood.clone(),
+                members: wanted.rulesets.members.clone(),
+                blocks: wanted.rulesets.blocks.clone(),
+                rules: wanted.rulesets.rules.clone(),
                 ..Tables::default()
             },
-            problems: Vec::new(),
+            problems: wanted.rulesets.problems().to_vec(),
         };
         composed.limit_endpoints(wired.len());
         for endpoint in wired {
-            composed.tables.add_endpoint(*endpoint);
+            let under = wanted.rulesets.under(&endpoint.endpoint.id);
+            composed.tables.add_endpoint(*endpoint, under);
         }
         if let Some(underlay) = &observed.underlay {
             for network in wanted.networks() {
@@ -168,6 +176,9 @@ impl Tables {
             peers: maps.peers.entries()?.into_iter().collect(),
             flood: maps.flood.entries()?.into_iter().collect(),
             budgets: maps.learn_budget.entries()?.into_iter().collect(),
+            members: maps.members.entries()?.into_iter().collect(),
+            blocks: maps.blocks.entries()?.into_iter().collect(),
+            rules: maps.rules.entries()?.into_iter().collect(),
         })
     }
 
@@ -180,6 +191,25 @@ impl Tables {
             + self.peers.len()
             + self.flood.len()
             + self.budgets.len()
+            + self.members.len()
+            + self.blocks.len()
+            + self.rules.len()
+    }
+
+    /// How full the maps are.
+    pub(super) fn fill(&self) -> Vec<Fill> {
+        let fill = |map, entries, room| Fill { map, entries, room };
+        vec![
+            fill(map::ENDPOINTS, self.endpoints.len(), MAX_ENDPOINTS),
+            fill(map::FDB, self.fdb.len(), MAX_FDB),
+            fill(map::NEIGHBOURS, self.neighbours.len(), MAX_FDB),
+            fill(map::NETWORKS, self.networks.len(), MAX_NETWORKS),
+            fill(map::PEERS, self.peers.len(), MAX_PEERS),
+            fill(map::FLOOD, self.flood.len(), MAX_PEERS),
+            fill(map::MEMBERS, self.members.len(), MAX_MEMBERS),
+            fill(map::BLOCKS, self.blocks.len(), MAX_BLOCKS),
+            fill(map::RULES, self.rules.len(), MAX_RULES),
+        ]
     }
 
     /// In how many entries the two differ. How much is left of a budget is the
@@ -193,6 +223,9 @@ impl Tables {
             + self.networks.diff(&other.networks).count()
             + self.peers.diff(&other.peers).count()
             + self.flood.diff(&other.flood).count()
+            + self.members.diff(&other.members).count()
+            + self.blocks.diff(&other.blocks).count()
+            + self.rules.diff(&other.rules).count()
             + budgets.symmetric_difference(&other_budgets).count()
     }
 
@@ -271,7 +304,7 @@ impl Tables {
         self.flood.range(first..).next().map(|(key, _)| key.vni)
     }
 
-    fn add_endpoint(&mut self, wired: Wired<'_>) {
+    fn add_endpoint(&mut self, wired: Wired<'_>, under: Under) {
         let Wired {
             endpoint,
             network,
@@ -284,9 +317,9 @@ impl Tables {
             mac: endpoint.mac,
             pad: [0; 2],
             slot: endpoint.slot,
-            identity: 0,
-            egress: 0,
-            ingress: 0,
+            identity: endpoint.identity,
+            egress: under.egress,
+            ingress: under.ingress,
         };
         self.endpoints.insert(ifindex, entry);
         let key = FdbKey::new(vni, endpoint.mac);
@@ -301,7 +334,7 @@ impl Tables {
         let neighbour = Neighbour {
             mac: endpoint.mac,
             pad: [0; 2],
-            identity: 0,
+            identity: endpoint.identity,
         };
         self.neighbours
             .insert(NeighbourKey { vni, ipv4 }, neighbour);

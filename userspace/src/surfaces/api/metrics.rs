@@ -12,7 +12,7 @@ use vxplane_common::{abi, drop::Direction};
 
 use crate::{
     control::{Control, EndpointView, State as Standing, StatusView},
-    reconcile::{Counters, Drift, DropCount, EndpointState},
+    reconcile::{Counters, Drift, DropCount, EndpointState, Fill, PolicyCost},
     store::Health,
 };
 
@@ -22,6 +22,11 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MapLabels {
+    map: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +72,8 @@ pub(super) async fn scrape(State(control): State<Control>) -> impl IntoResponse 
     register_daemon(&mut registry, &status);
     register_store(&mut registry, &status.store);
     register_drift(&mut registry, status.report.drift);
+    register_policy(&mut registry, status.report.policy);
+    register_fill(&mut registry, &status.report.fill);
     register_states(&mut registry, &endpoints);
     register_drops(&mut registry, &status.counters.drops, &names);
     register_traffic(&mut registry, &endpoints);
@@ -139,6 +146,34 @@ fn register_drift(registry: &mut Registry, drift: Drift) {
     let audits = <Counter>::default();
     audits.inc_by(drift.audits);
     registry.register("map_audits", "How often the maps were read", audits);
+}
+
+fn register_policy(registry: &mut Registry, cost: PolicyCost) {
+    let rulesets = <Gauge>::default();
+    rulesets.set(i64::try_from(cost.rulesets).unwrap_or(i64::MAX));
+    let help = "Rule sets that the endpoints of this host are under";
+    registry.register("policy_rulesets", help, rulesets);
+    let compiled_in = Gauge::<f64, AtomicU64>::default();
+    compiled_in.set(cost.compiled_in.as_secs_f64());
+    let help = "How long it took to compile what changed last about policies";
+    registry.register("policy_compile_seconds", help, compiled_in);
+}
+
+fn register_fill(registry: &mut Registry, fill: &[Fill]) {
+    let entries = Family::<MapLabels, Gauge>::default();
+    let room = Family::<MapLabels, Gauge>::default();
+    for fill in fill {
+        let labels = MapLabels { map: fill.map };
+        let count = i64::try_from(fill.entries).unwrap_or(i64::MAX);
+        entries.get_or_create(&labels).set(count);
+        room.get_or_create(&labels).set(i64::from(fill.room));
+    }
+    registry.register(
+        "map_entries",
+        "Entries of a map that the daemon writes",
+        entries,
+    );
+    registry.register("map_room", "Entries that a map can have", room);
 }
 
 /// Nothing of an embedded store: it is this daemon.
