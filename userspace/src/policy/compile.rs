@@ -319,7 +319,7 @@ fn count(policy: &NetworkPolicy, direction: PolicyType) -> usize {
 
 /// Peers and ports of a rule of a policy, each absent where the document has no
 /// list.
-fn sides(
+pub(super) fn sides(
     policy: &NetworkPolicy,
     direction: PolicyType,
     index: usize,
@@ -359,7 +359,7 @@ fn names(
         })
 }
 
-fn is_meant(
+pub(super) fn is_meant(
     peer: &PeerSelector,
     identity: &Identity,
     home: &str,

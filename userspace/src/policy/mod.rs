@@ -10,6 +10,7 @@
 pub mod compile;
 pub mod document;
 pub mod evaluate;
+pub mod explain;
 mod index;
 pub mod names;
 pub mod ports;

@@ -57,6 +57,8 @@ pub struct Rulesets {
     /// What endpoints are to policies, by endpoint ID.
     endpoints: BTreeMap<String, Identity>,
     problems: Vec<String>,
+    /// Whether all this is what was compiled last.
+    is_done: bool,
 }
 
 /// How many entries a rule set takes in each of the maps.
@@ -99,13 +101,17 @@ impl Rulesets {
             .map(|(id, endpoint)| (id.clone(), subject(desired, endpoint)))
             .collect();
         let subjects: BTreeSet<Identity> = self.endpoints.values().cloned().collect();
-        let is_settled = self.last.is_some() && self.problems.is_empty();
-        if self.compiler.is_current(desired, &subjects) && is_settled {
+        let is_current = self.compiler.is_current(desired, &subjects);
+        // What did not fit may do so now.
+        if is_current && self.is_done && self.problems.is_empty() {
             return;
         }
+        self.is_done = false;
         let begun = Instant::now();
         let compiled = self.compiler.compile(desired, &subjects).clone();
-        self.compiled_in = begun.elapsed();
+        if !is_current {
+            self.compiled_in = begun.elapsed();
+        }
         let Some(held) = held else {
             return;
         };
@@ -133,6 +139,7 @@ impl Rulesets {
                 (subject, under)
             })
             .collect();
+        self.is_done = true;
     }
 
     /// The rule sets of an endpoint.
@@ -369,7 +376,8 @@ impl Entries {
     }
 }
 
-fn members(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (MemberKey, u32)> {
+/// The entries of `MEMBERS` that a rule set has under a number.
+pub fn members(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (MemberKey, u32)> {
     let members = ruleset.members.iter();
     members.map(move |(identity, class)| {
         let key = MemberKey {
@@ -380,7 +388,8 @@ fn members(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (MemberKey, u
     })
 }
 
-fn blocks(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (Prefix<BlockKey>, u32)> {
+/// The entries of `BLOCKS` that a rule set has under a number.
+pub fn blocks(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (Prefix<BlockKey>, u32)> {
     let blocks = ruleset.blocks.iter();
     blocks.map(move |(block, class)| {
         let key = Prefix {
@@ -394,7 +403,8 @@ fn blocks(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (Prefix<BlockK
     })
 }
 
-fn rules(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (Prefix<RuleKey>, u32)> {
+/// The entries of `RULES` that a rule set has under a number.
+pub fn rules(number: u32, ruleset: &Ruleset) -> impl Iterator<Item = (Prefix<RuleKey>, u32)> {
     let rules = ruleset.rules.iter();
     rules.map(move |((class, ports), rule)| (rule_key(number, *class, *ports), *rule))
 }

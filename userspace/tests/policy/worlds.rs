@@ -30,13 +30,14 @@ fn any_protocol() -> impl Strategy<Value = Protocol> {
     sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp])
 }
 
-fn any_port_number() -> impl Strategy<Value = u16> {
+/// A port of a few.
+pub(crate) fn any_port_number() -> impl Strategy<Value = u16> {
     sample::select(vec![1, 53, 80, 81, 443, 8080, u16::MAX])
 }
 
-/// An address of a few.
+/// An address of a few, those of the test bed for the programs among them.
 pub(crate) fn any_ip() -> impl Strategy<Value = Ipv4Addr> {
-    (0_u8..2, 1_u8..16).prop_map(|(third, last)| Ipv4Addr::new(10, 0, third, last))
+    (0_u8..2, 1_u8..16).prop_map(|(third, last)| Ipv4Addr::new(10, 1, third, last))
 }
 
 fn any_selector() -> impl Strategy<Value = LabelSelector> {
