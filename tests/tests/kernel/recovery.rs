@@ -4,7 +4,10 @@ use std::{net::Ipv4Addr, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
-use vxplane::reconcile::{AttachMode, EndpointState, Options, Reconciler, UnderlayChoice};
+use vxplane::{
+    datapath::map_file,
+    reconcile::{AttachMode, EndpointState, Options, Reconciler, UnderlayChoice},
+};
 use vxplane_common::abi::{Endpoint, map};
 use vxplane_tests::harness::{Container, Host, Lab};
 
@@ -48,7 +51,11 @@ fn what_others_delete_comes_back() -> Result<()> {
     let lab = Lab::new()?;
     let pair = Pair::new(&lab)?;
     let delete_map_entries = || -> Result<()> {
-        let path = pair.here.bpffs().join("maps").join(map::ENDPOINTS);
+        let path = pair
+            .here
+            .bpffs()
+            .join("maps")
+            .join(map_file(map::ENDPOINTS));
         let mut endpoints: HashMap<_, u32, Endpoint> =
             HashMap::try_from(aya::maps::Map::HashMap(MapData::from_pin(path)?))?;
         let keys: Vec<u32> = endpoints.keys().collect::<Result<_, _>>()?;
