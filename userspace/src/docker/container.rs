@@ -31,6 +31,8 @@ pub struct Container {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The ports it exposes, its image's among them: `80/tcp`.
+    pub exposed: BTreeSet<String>,
     /// Its environment, `NAME=value`.
     pub env: Vec<String>,
     /// Its host name and domain name; empty where there is none.
@@ -91,6 +93,7 @@ impl Container {
                 .trim_start_matches('/')
                 .to_owned(),
             labels: config.labels.unwrap_or_default().into_iter().collect(),
+            exposed: config.exposed_ports.into_iter().flatten().collect(),
             env: config.env.unwrap_or_default(),
             hostname: (
                 config.hostname.unwrap_or_default(),

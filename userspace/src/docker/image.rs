@@ -59,6 +59,17 @@ impl Image {
     }
 }
 
+impl Engine {
+    /// The ports that containers of an image expose; none if it is not there.
+    pub(super) async fn exposed_by(&self, image: &str) -> Result<Vec<String>, EngineError> {
+        let client = self.client().await?;
+        let found = client.inspect_image(image).await;
+        let found = found.asked_maybe(|| format!("show image {image}"))?;
+        let config = found.and_then(|found| found.config);
+        Ok(config.and_then(|it| it.exposed_ports).unwrap_or_default())
+    }
+}
+
 fn tag() -> String {
     digest::short(&[PROGRAM])
 }

@@ -15,5 +15,6 @@ pub mod network_container;
 pub mod optin;
 pub mod pair;
 pub mod rewrite;
+mod services;
 pub mod wiring;
 pub mod wish;

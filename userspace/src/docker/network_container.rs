@@ -130,6 +130,7 @@ pub fn wish_on(network: &Container) -> Option<Wish> {
         mac: label(labels::MAC).and_then(|text| parse_mac(text)),
         namespace: label(labels::NAMESPACE).cloned(),
         labels: std::collections::BTreeMap::new(),
+        exposed: network.exposed.clone(),
     })
 }
 
@@ -159,6 +160,7 @@ mod tests {
             mac: Some(MacAddr([2, 0x42, 10, 0, 6, 5])),
             namespace: Some("shop".to_owned()),
             labels: std::collections::BTreeMap::new(),
+            exposed: ["80/tcp".to_owned()].into(),
         }
     }
 
@@ -173,6 +175,7 @@ mod tests {
             let wish = wish(network);
             let container = Container {
                 labels: labels_of_wish(&wish, "db").into_iter().collect(),
+                exposed: wish.exposed.clone(),
                 ..Container::default()
             };
             assert_eq!(wish_on(&container), Some(wish));

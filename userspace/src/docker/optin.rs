@@ -16,7 +16,10 @@ use super::{
     labels,
     wish::{NetworkWish, Wish},
 };
-use crate::model::parse_mac;
+use crate::{
+    identity::{PORT_LABEL, parse_port},
+    model::parse_mac,
+};
 
 const CIDR_VARIABLE: &str = "SOCKETPLANE_CIDR";
 const NETWORK_VARIABLE: &str = "SP_NETWORK";
@@ -84,6 +87,14 @@ pub enum Refusal {
     /// Not a MAC address.
     #[error("`{0}` is not a MAC address such as 02:42:0a:00:06:05")]
     Mac(String),
+    /// A label that is to name a port.
+    #[error("the label `{label}` names no port: {reason}; write it like {PORT_LABEL}http=8080/tcp")]
+    PortLabel {
+        /// The label.
+        label: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// `-p` or `-P`.
     #[error(
         "ports cannot be published on this network yet; leave out -p and -P and reach the container by its own address"
@@ -109,10 +120,13 @@ pub fn decide(create: &Object) -> Result<Decision, Refusal> {
         return Ok(Decision::Respected(own));
     }
     refuse_what_cannot_be(create)?;
+    refuse_odd_ports(&labels)?;
     let namespace = [labels::NAMESPACE, labels::COMPOSE_PROJECT]
         .into_iter()
         .find_map(|key| labels.get(key).filter(|value| !value.is_empty()).cloned());
+    let exposed = body::object(create, "ExposedPorts").into_iter().flatten();
     Ok(Decision::Wire(Box::new(Wish {
+        exposed: exposed.map(|(port, _)| port.clone()).collect(),
         network,
         ip: wished_ip(create, &labels, &environment)?,
         mac: wished_mac(create)?,
@@ -239,6 +253,18 @@ fn refuse_what_cannot_be(create: &Object) -> Result<(), Refusal> {
     let linked = default_endpoint(create, "Links").is_some_and(some);
     if linked || body::get(host, "Links").is_some_and(some) {
         return Err(Refusal::Links);
+    }
+    Ok(())
+}
+
+fn refuse_odd_ports(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    for (key, value) in labels {
+        if let Some(name) = key.strip_prefix(PORT_LABEL)
+            && let Err(reason) = parse_port(name, value)
+        {
+            let label = format!("{key}={value}");
+            return Err(Refusal::PortLabel { label, reason });
+        }
     }
     Ok(())
 }

@@ -219,3 +219,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn ports_are_named_by_labels_that_are_held_to_it() {
+    let create = |labels: Value| json!({ "Labels": labels, "ExposedPorts": { "80/tcp": {} } });
+    let good = create(json!({ "vxplane.network": "blue", "vxplane.port.http": "8080" }));
+    assert_eq!(wish(&good).exposed, ["80/tcp".to_owned()].into());
+    let odd = create(json!({ "vxplane.network": "blue", "vxplane.port.http": "eighty" }));
+    let refusal = decide_on(&odd).unwrap_err().to_string();
+    assert!(refusal.contains("vxplane.port.http=eighty"), "{refusal}");
+}

@@ -1,7 +1,10 @@
 //! What a container asks for, and how it is written on its network-only
 //! container, so that it can be read back from Docker alone.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use ipnetwork::Ipv4Network;
 use vxplane_common::types::MacAddr;
@@ -19,6 +22,8 @@ pub struct Wish {
     pub namespace: Option<String>,
     /// The container's labels.
     pub labels: BTreeMap<String, String>,
+    /// The ports it exposes, as far as is known: `80/tcp`.
+    pub exposed: BTreeSet<String>,
 }
 
 /// Which network is meant.

@@ -14,7 +14,8 @@ use crate::{
         census::{self, Tally},
         error::{Conflict, Error, NotFound},
     },
-    model::{Desired, Endpoint, EndpointRecord, Network},
+    identity,
+    model::{Desired, Endpoint, EndpointRecord, NamedPort, Network},
     reconcile::EndpointState,
 };
 
@@ -167,6 +168,15 @@ impl Control {
     /// The ID of the endpoint that a person means, on this host or another.
     pub fn find_endpoint(&self, text: &str) -> Result<String, Error> {
         find_endpoint(&self.picture().contents.desired, text)
+    }
+
+    /// Whether it is known that an endpoint exposes just these ports, besides those
+    /// that its labels name.
+    pub fn knows_ports(&self, endpoint: &Endpoint, exposed: &BTreeSet<NamedPort>) -> bool {
+        let picture = self.picture();
+        let known = picture.contents.desired.identities.get(&endpoint.identity);
+        let identity = identity::of(&endpoint.namespace, &endpoint.labels, exposed);
+        known.is_some_and(|known| **known == identity)
     }
 
     /// Fills in what these endpoints sent and were sent, if it can be read.

@@ -37,6 +37,8 @@ pub struct Request {
     pub shared: Shared,
     /// The name the container is to have.
     pub name: Option<String>,
+    /// Its image, which may expose ports.
+    pub image: Option<String>,
     /// Tells this request from others; the same if it is made again.
     pub digest: String,
 }
@@ -121,9 +123,13 @@ impl Wiring {
         };
         let id = container.create(&self.engine, &self.image).await?;
         let pair = self.engine.pair(key).await?;
+        let mut wish = request.wish.clone();
+        if let Some(image) = &request.image {
+            wish.exposed.extend(self.engine.exposed_by(image).await?);
+        }
         let place = Place {
             network: network.to_owned(),
-            wish: request.wish.clone(),
+            wish,
             name: request.name.clone(),
         };
         self.wire(&pair, place, Occasion::Start).await?;

@@ -19,8 +19,10 @@ use crate::{
         network_container::{NetworkContainer, labels_of_wish, shared_by, wish_on},
         optin::{self, Decision},
         pair::{Namespace, Occasion, Pair},
+        services,
         wish::Wish,
     },
+    identity::{PORT_LABEL, parse_port},
     reconcile::EndpointState,
 };
 
@@ -199,9 +201,12 @@ impl Wiring {
     ) -> Result<EndpointView, WiringError> {
         let mut labels = presentable(place.wish.labels);
         labels.insert(labels::PAIR.to_owned(), pair.key.clone());
+        let exposed = services::named(&place.wish.exposed).await;
         if let Some(view) = self.endpoint_of(&pair.key) {
             let endpoint = &view.endpoint;
-            let same = endpoint.name == place.name && endpoint.labels == labels.clone().into();
+            let same = endpoint.name == place.name
+                && endpoint.labels == labels.clone().into()
+                && self.control.knows_ports(endpoint, &exposed);
             // Attaching again would have the whole host compared again.
             if same && is_wired(&view, &netns).await {
                 return Ok(view);
@@ -214,6 +219,7 @@ impl Wiring {
             mac: place.wish.mac,
             namespace: place.wish.namespace,
             labels: Some(labels),
+            exposed: Some(exposed),
             ..AttachSpec::new(place.network, NetnsSource::Path(netns))
         };
         Ok(self.control.attach(spec).await?.0)
@@ -259,24 +265,40 @@ fn wish_of(pair: &Pair) -> Result<Wish, WiringError> {
     let user = pair.users.first();
     let labels = user.map(|user| user.labels.clone()).unwrap_or_default();
     if let Some(wish) = pair.network.as_ref().and_then(wish_on) {
-        return Ok(Wish { labels, ..wish });
+        // What the user gave is on the one, what the image has on the other.
+        let its = user.map(|user| user.exposed.clone()).unwrap_or_default();
+        let exposed = &wish.exposed | &its;
+        return Ok(Wish {
+            labels,
+            exposed,
+            ..wish
+        });
     }
     let Some(user) = user else {
         return Err(WiringError::NoWish(pair.key.clone()));
     };
     let create = json!({ "Env": user.env, "Labels": user.labels });
     match create.as_object().map(optin::decide) {
-        Some(Ok(Decision::Wire(wish))) => Ok(*wish),
+        Some(Ok(Decision::Wire(wish))) => Ok(Wish {
+            exposed: user.exposed.clone(),
+            ..*wish
+        }),
         _ => Err(WiringError::NoWish(user.name.clone())),
     }
 }
 
-/// Docker takes labels that the daemon would not: without key, or with control
-/// characters or `=` in it. Those could not be selected by anyone.
+/// Docker takes labels that the daemon would not: without key, with control
+/// characters or `=` in it, or naming a port that is none. Those could not be
+/// selected by anyone.
 fn presentable(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let fits =
-        |key: &str| !key.is_empty() && !key.contains('=') && !key.chars().any(char::is_control);
-    labels.into_iter().filter(|(key, _)| fits(key)).collect()
+    let fits = |key: &str, value: &str| {
+        let names_port = key
+            .strip_prefix(PORT_LABEL)
+            .is_none_or(|name| parse_port(name, value).is_ok());
+        names_port && !key.is_empty() && !key.contains('=') && !key.chars().any(char::is_control)
+    };
+    let labels = labels.into_iter();
+    labels.filter(|(key, value)| fits(key, value)).collect()
 }
 
 /// Whether the endpoint works, in the namespace that `netns` leads to now.

@@ -43,6 +43,7 @@ pub(super) async fn before_create(
         wish,
         shared: Shared::take(&mut create),
         name: name.map(str::to_owned),
+        image: body::text(&create, "Image").map(str::to_owned),
         digest: digest_of(uri, text),
     };
     match Arc::clone(wiring).prepare(request).await {
