@@ -9,6 +9,7 @@ mod nodes;
 mod operations;
 mod outages;
 mod peers;
+mod policies;
 mod proxy;
 mod room;
 mod scale;

@@ -35,6 +35,8 @@ fn lists(daemon: &Daemon) -> Result<Value> {
         "networks": list("/v1/networks", &["name", "vni", "subnet", "gateway"])?,
         "endpoints": list("/v1/endpoints", &["id", "network", "ip", "mac", "ifname"])?,
         "peers": list("/v1/peers", &["ip", "all_networks"])?,
+        "policies": list("/v1/policies", &["id", "spec"])?,
+        "namespaces": list("/v1/namespaces", &["name", "labels", "endpoints", "policies"])?,
     }))
 }
 
@@ -52,6 +54,13 @@ fn a_host_takes_everything_along() -> Result<()> {
     let attached = daemon.attach(&first, "blue")?;
     daemon.attach(&second, "green")?;
     daemon.cli("peer add 192.0.2.77")?;
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": "closed", "namespace": "shop" },
+        "spec": { "podSelector": {} },
+    });
+    daemon.api("POST", "/v1/policies", Some(&policy))?;
+    daemon.cli("namespace label shop team=a")?;
     let before = lists(&daemon)?;
     let (done, said) = migrate(host, "one", &etcd)?;
     ensure!(!done && said.contains("in use by"), "{said}");

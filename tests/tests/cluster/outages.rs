@@ -88,7 +88,8 @@ fn a_slow_etcd_is_waited_for() -> Result<()> {
     let site = Site::new()?;
     site.run(async {
         let (proxy, a, b) = pair(&site).await?;
-        proxy.delay(Duration::from_secs(2));
+        // Less than the pulse of the watch: the proxy passes one chunk at a time.
+        proxy.delay(Duration::from_secs(1));
         a.attach("blue", "c1").await?;
         sees(&b, "c1", true).await?;
         let health = a.store.health();

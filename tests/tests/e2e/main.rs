@@ -12,6 +12,7 @@ mod isolation;
 mod lifecycle;
 mod monitor;
 mod moves;
+mod policies;
 mod privileges;
 mod raw;
 mod reach;

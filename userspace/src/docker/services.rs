@@ -11,7 +11,7 @@ use crate::{identity::parse_port, model::NamedPort};
 const SERVICES: &str = "/etc/services";
 
 /// The names of exposed ports (`80/tcp`), of those that have one.
-pub async fn named(exposed: &BTreeSet<String>) -> BTreeSet<NamedPort> {
+pub(super) async fn named(exposed: &BTreeSet<String>) -> BTreeSet<NamedPort> {
     if exposed.is_empty() {
         return BTreeSet::new();
     }
