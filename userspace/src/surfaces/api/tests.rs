@@ -352,7 +352,7 @@ async fn the_description_lists_exactly_the_routes() {
         let response = send(&api, Method::TRACE, &path, Body::empty()).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
     }
-    assert_eq!(paths.len(), 16, "{paths:?}");
+    assert_eq!(paths.len(), 18, "{paths:?}");
     let operations = document["paths"].as_object().unwrap().values();
     for operation in operations.flat_map(|path| path.as_object().unwrap().values()) {
         for (status, response) in operation["responses"].as_object().unwrap() {
