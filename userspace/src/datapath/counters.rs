@@ -43,6 +43,7 @@ impl Maps {
             endpoint_drops: self.drops_of_endpoints()?,
             learned: self.learned_by_network()?,
             unlearned: self.unlearned_by_network()?,
+            flows: self.flow_counts()?,
         })
     }
 

@@ -8,7 +8,7 @@ use vxplane_common::abi::{
     FdbEntry, FdbKey, LearnBudget, Learned, MAX_LEARNED_PER_NETWORK, PEER_LEARN, Peer, PeerKey,
 };
 
-use super::{Error, Maps, SharedMaps, clock, lock};
+use super::{Error, Maps, SharedMaps, clock, flows::Tally, lock};
 
 /// How often it is looked after, at the least. Also how long a network that spent
 /// its budget learns nothing more.
@@ -25,6 +25,8 @@ pub(super) struct Ageing {
     /// By VNI: packets that brought an address there was no room for, up to the
     /// last refill of the budgets, which count those since.
     unlearned: BTreeMap<u32, u64>,
+    /// What the last sweep of the flows found.
+    pub(super) flows: Tally,
 }
 
 impl Ageing {
@@ -32,6 +34,7 @@ impl Ageing {
         Self {
             max_age,
             unlearned: BTreeMap::new(),
+            flows: Tally::default(),
         }
     }
 }
@@ -130,6 +133,7 @@ impl Maps {
 
 fn sweep(maps: &mut Maps) -> Result<(), Error> {
     maps.sweep_learned()?;
+    maps.sweep_flows()?;
     maps.sweep_drops()
 }
 
@@ -143,7 +147,7 @@ pub(super) fn keep_sweeping(maps: SharedMaps, max_age: Duration) -> AbortHandle 
             if let Err(error) = sweep(&mut lock(&maps)) {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "cannot age out learned MAC addresses and old counters"
+                    "cannot age out learned MAC addresses, flows and old counters"
                 );
             }
         }

@@ -12,8 +12,8 @@ use aya::{
 };
 use vxplane_common::abi::{
     BlockKey, Counter, DropKey, Endpoint, EndpointDrops, FdbEntry, FdbKey, FloodKey, FloodTarget,
-    Flow, FlowKey, LearnBudget, Learned, MemberKey, Neighbour, NeighbourKey, Network, Peer,
-    PeerKey, Prefix, RuleKey, Traffic, map,
+    Flow, FlowKey, FlowStats, LearnBudget, Learned, MemberKey, Neighbour, NeighbourKey, Network,
+    Peer, PeerKey, Prefix, RuleKey, Traffic, map,
 };
 
 use super::{Error, dump::dump, learned::Ageing};
@@ -148,6 +148,7 @@ pub struct Maps {
     pub flows: Table<FlowKey, Flow>,
     pub new_flows: Table<FlowKey, Flow>,
     pub(super) epoch: Array<MapData, u32>,
+    pub(super) flow_stats: PerCpuArray<MapData, FlowStats>,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) traffic: PerCpuArray<MapData, Traffic>,
     pub(super) endpoint_drops: Array<MapData, EndpointDrops>,
@@ -175,6 +176,7 @@ impl Maps {
             flows: table(object, map::FLOWS)?,
             new_flows: table(object, map::NEW_FLOWS)?,
             epoch: take(object, map::EPOCH)?,
+            flow_stats: take(object, map::FLOW_STATS)?,
             drops: take(object, map::DROPS)?,
             traffic: take(object, map::TRAFFIC)?,
             endpoint_drops: take(object, map::ENDPOINT_DROPS)?,

@@ -12,6 +12,7 @@ mod counters;
 mod dump;
 pub mod ethtool;
 mod events;
+mod flows;
 pub mod frames;
 pub mod guard;
 mod learned;

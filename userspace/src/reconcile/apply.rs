@@ -375,7 +375,7 @@ fn put(maps: &mut Maps, entry: Entry) -> Result<(), datapath::Error> {
 
 fn remove(maps: &mut Maps, key: Key) -> Result<(), datapath::Error> {
     match key {
-        Key::Endpoint(key) => maps.endpoints.remove(&key),
+        Key::Endpoint(key) => maps.remove_endpoint(key),
         Key::Fdb(key) => maps.fdb.remove(&key),
         Key::Neighbour(key) => maps.neighbours.remove(&key),
         Key::Network(key) => maps.networks.remove(&key),

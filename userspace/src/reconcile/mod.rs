@@ -207,6 +207,29 @@ pub struct Counters {
     /// Packets by VNI, since the start of the daemon, whose source MAC address was
     /// not learned for want of room.
     pub unlearned: BTreeMap<u32, u64>,
+    /// Flows of all networks.
+    pub flows: FlowCounts,
+}
+
+/// How many flows there are, and what has become of others. All but `begun` and
+/// `refused` are as of the last sweep, at most ten seconds ago, and count since the
+/// start of the daemon what was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// Those that last.
+    pub lasting: u64,
+    /// Those that are new.
+    pub new: u64,
+    /// Those that ever began.
+    pub begun: u64,
+    /// Times that one which lasts found no room among those.
+    pub refused: u64,
+    /// Those forgotten for their silence.
+    pub expired: u64,
+    /// Those that nobody answered, forgotten for want of room.
+    pub crowded_out: u64,
+    /// New ones driven out by newer ones.
+    pub evicted: u64,
 }
 
 /// Why the reconciler could not start.

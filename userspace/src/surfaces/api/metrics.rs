@@ -12,7 +12,7 @@ use vxplane_common::{abi, drop::Direction};
 
 use crate::{
     control::{Control, EndpointView, State as Standing, StatusView},
-    reconcile::{Counters, Drift, DropCount, EndpointState, Fill, PolicyCost},
+    reconcile::{Counters, Drift, DropCount, EndpointState, Fill, FlowCounts, PolicyCost},
     store::Health,
 };
 
@@ -78,6 +78,7 @@ pub(super) async fn scrape(State(control): State<Control>) -> impl IntoResponse 
     register_drops(&mut registry, &status.counters.drops, &names);
     register_traffic(&mut registry, &endpoints);
     register_learned(&mut registry, &status.counters, &names);
+    register_flows(&mut registry, status.counters.flows);
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = encode(&mut text, &registry);
@@ -262,6 +263,64 @@ fn register_traffic(registry: &mut Registry, endpoints: &[EndpointView]) {
         format!("Bytes of an endpoint, {help}"),
         bytes,
     );
+}
+
+fn register_flows(registry: &mut Registry, flows: FlowCounts) {
+    let gauges = [
+        (
+            "flows_lasting",
+            "Tracked flows that last, as of the last sweep",
+            flows.lasting,
+        ),
+        (
+            "flows_lasting_room",
+            "Flows that can last at once",
+            u64::from(abi::MAX_FLOWS),
+        ),
+        (
+            "flows_new",
+            "Tracked flows that are new, as of the last sweep",
+            flows.new,
+        ),
+        (
+            "flows_new_room",
+            "Flows that can be new at once",
+            u64::from(abi::MAX_NEW_FLOWS),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    }
+    let counters = [
+        ("flows_begun", "Flows that began", flows.begun),
+        (
+            "flows_expired",
+            "Lasting flows forgotten for their silence",
+            flows.expired,
+        ),
+        (
+            "flows_crowded_out",
+            "Lasting flows that nobody answered, forgotten for want of room",
+            flows.crowded_out,
+        ),
+        (
+            "flows_evicted",
+            "New flows driven out by newer ones",
+            flows.evicted,
+        ),
+        (
+            "flows_refused",
+            "Times a flow found no room among those that last",
+            flows.refused,
+        ),
+    ];
+    for (name, help, value) in counters {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    }
 }
 
 fn register_learned(registry: &mut Registry, counters: &Counters, names: &BTreeMap<u32, String>) {
