@@ -22,5 +22,6 @@ mod live;
 mod packets;
 mod policy;
 mod programs;
+mod property;
 mod trace;
 mod wire;
