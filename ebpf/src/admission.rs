@@ -99,6 +99,7 @@ impl Alone {
                 to: party(dst, 0),
                 protocol,
                 port,
+                is_traced: false,
             },
             signal,
             is_arp: matches!(frame.payload, Payload::Arp),

@@ -9,19 +9,22 @@ use aya_ebpf::{
     maps::{HashMap, LruHashMap, PerCpuArray},
 };
 use vxplane_common::{
-    abi::{Flow, FlowKey, FlowStats, MAX_FLOWS, MAX_NEW_FLOWS},
-    drop::DropReason,
+    abi::{Flow, FlowKey, FlowStats, MAX_FLOWS, MAX_NEW_FLOWS, NO_SLOT},
+    drop::{Direction, DropReason},
     flow::{
         self, BEGUN_BY_HIGH, Decision, Heed, Initiator, Next, Segment, Signal, begins_anew,
         undecided,
     },
+    trace::Step,
     wire::protocol,
 };
 
 use crate::{
+    endpoint, monitor,
     packet::Packet,
     parse,
     policy::{self, Deed, Party},
+    trace,
 };
 
 #[map]
@@ -83,6 +86,7 @@ impl Passage {
             to,
             protocol: self.segment.protocol,
             port: service(self.segment.protocol, port),
+            is_traced: false,
         }
     }
 }
@@ -186,6 +190,7 @@ impl Work {
     #[inline(always)]
     fn judge(&mut self, sender_began: bool) -> Result<u32, DropReason> {
         self.deed = self.passage.deed(sender_began);
+        self.deed.is_traced = self.is_traced;
         policy::judge(&self.deed)
     }
 }
@@ -264,6 +269,9 @@ fn decide(work: &mut Work) {
 /// A packet of a flow that is known.
 #[inline(never)]
 fn go_on(work: &mut Work) -> Result<(), DropReason> {
+    if work.is_traced {
+        trace::write(Step::KnownFlow);
+    }
     decide(work);
     if let Some(reason) = work.flow.decision().reason() {
         // It is still known whose flow it is, for when it is allowed again.
@@ -361,6 +369,9 @@ fn forget(work: &mut Work) {
 /// A packet whose flow is not known, or begins in place of another.
 #[inline(never)]
 fn begin(work: &mut Work) -> Result<(), DropReason> {
+    if work.is_traced {
+        trace::write(Step::NewFlow);
+    }
     let epoch = policy::epoch();
     let initiator = flow::initiator(&work.passage.segment);
     let mut sender_began = !matches!(initiator, Initiator::Receiver);
@@ -397,8 +408,23 @@ fn begin(work: &mut Work) -> Result<(), DropReason> {
         .is_ok()
     {
         count(|stats| stats.begun += 1);
+        tell(work, rule);
     }
     Ok(())
+}
+
+/// Tells of a new flow, if anybody wants to know.
+#[inline(never)]
+fn tell(work: &Work, rule: u32) {
+    let Passage {
+        segment, from, to, ..
+    } = &work.passage;
+    let (here, direction) = match from {
+        0 => (*to, Direction::Ingress),
+        _ => (*from, Direction::Egress),
+    };
+    let slot = endpoint::by_ifindex(here).map_or(NO_SLOT, |endpoint| endpoint.slot);
+    monitor::began(segment, direction, slot, rule);
 }
 
 /// Goes over to the packet that an ICMP error is about, if there is a flow of that.

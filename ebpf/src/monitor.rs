@@ -8,8 +8,11 @@ use aya_ebpf::{
 };
 use vxplane_common::{
     abi::{
-        MONITOR_RING_BYTES, NOTICE_DROP, NOTICE_KINDS, NOTICES_PER_SECOND, Notice, NoticeBudget,
+        MONITOR_RING_BYTES, NOTICE_DROP, NOTICE_FLOW, NOTICE_KINDS, NOTICES_PER_SECOND, Notice,
+        NoticeBudget,
     },
+    drop::Direction,
+    flow::Segment,
     wire::{Arp, Datagram, Eth, Ipv4, ethertype, protocol},
 };
 
@@ -49,6 +52,28 @@ pub(crate) fn dropped(pkt: &impl Headers, drop: Drop, hook: Hook, slot: u32) {
     }
     describe(pkt, hook.inner_at(), &mut notice);
     tell(&notice);
+}
+
+/// Tells that a flow began with this packet, at the endpoint with this slot.
+#[inline(always)]
+pub(crate) fn began(segment: &Segment, direction: Direction, slot: u32, rule: u32) {
+    if !may_tell(NOTICE_FLOW) {
+        return;
+    }
+    tell(&Notice {
+        kind: NOTICE_FLOW,
+        vni: segment.vni,
+        slot,
+        rule,
+        src: segment.src.address.to_ne_bytes(),
+        dst: segment.dst.address.to_ne_bytes(),
+        src_port: segment.src.port.to_ne_bytes(),
+        dst_port: segment.dst.port.to_ne_bytes(),
+        ethertype: ethertype::IPV4.to_be_bytes(),
+        protocol: segment.protocol,
+        direction: direction as u8,
+        ..Notice::default()
+    });
 }
 
 /// Whether somebody listens and has not been told too much of this kind lately.

@@ -11,9 +11,10 @@ use vxplane_common::{
         MemberKey, RULE_PREFIX_PROTOCOL, RuleKey,
     },
     drop::DropReason,
+    trace::{FORBIDDEN, Step},
 };
 
-use crate::{endpoint, neighbour};
+use crate::{endpoint, neighbour, trace};
 
 #[map]
 static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
@@ -60,6 +61,8 @@ pub(crate) struct Deed {
     pub(crate) protocol: u8,
     /// To this port, as it stands on the wire.
     pub(crate) port: u16,
+    /// Whether somebody wants to know by which rules it is allowed.
+    pub(crate) is_traced: bool,
 }
 
 /// The rule by which the ends' rule sets allow it, as far as they are endpoints
@@ -117,26 +120,30 @@ pub(crate) fn verdict(code: u32) -> Result<(), DropReason> {
     }
 }
 
-/// In place of a rule: none allows it. A function of the programs returns one
-/// number.
-const FORBIDDEN: u32 = u32::MAX;
-
 #[inline(never)]
 fn egress_rule(deed: &Deed) -> u32 {
-    match ruleset(deed.by.ifindex, |endpoint| endpoint.egress) {
+    let rule = match ruleset(deed.by.ifindex, |endpoint| endpoint.egress) {
         Some(0) => 0,
         Some(ruleset) => rule(ruleset, deed, &deed.to),
         None => FORBIDDEN,
+    };
+    if deed.is_traced && deed.by.ifindex != 0 {
+        trace::write(Step::SendRule { rule });
     }
+    rule
 }
 
 #[inline(never)]
 fn ingress_rule(deed: &Deed) -> u32 {
-    match ruleset(deed.to.ifindex, |endpoint| endpoint.ingress) {
+    let rule = match ruleset(deed.to.ifindex, |endpoint| endpoint.ingress) {
         Some(0) => 0,
         Some(ruleset) => rule(ruleset, deed, &deed.by),
         None => FORBIDDEN,
+    };
+    if deed.is_traced && deed.to.ifindex != 0 {
+        trace::write(Step::ReceiveRule { rule });
     }
+    rule
 }
 
 /// The rule set of the endpoint here behind `ifindex`; 0 for none, or if that is 0.

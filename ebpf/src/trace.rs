@@ -15,9 +15,15 @@ static TRACE: RingBuf = RingBuf::with_byte_size(TRACE_RING_BYTES, 0);
 #[inline(always)]
 pub(crate) fn step(pkt: &Packet, step: Step) {
     if pkt.is_traced() {
-        let TraceStep { kind, a, b } = step.encode();
-        record(kind, a, b);
+        write(step);
     }
+}
+
+/// Records a step of a packet that is known to be traced.
+#[inline(always)]
+pub(crate) fn write(step: Step) {
+    let TraceStep { kind, a, b } = step.encode();
+    record(kind, a, b);
 }
 
 #[inline(never)]

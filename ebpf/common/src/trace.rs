@@ -66,6 +66,21 @@ pub enum Step {
     Learns,
     /// It is left to the kernel's VXLAN device.
     LeftToKernel,
+    /// It belongs to no flow that is known, or begins one anew.
+    NewFlow,
+    /// It belongs to a flow that is known.
+    KnownFlow,
+    /// Whoever began its flow is an endpoint here, and may send this by the rule of
+    /// that number; 0 if no policy selects it, [`FORBIDDEN`] if none allows it.
+    SendRule {
+        /// In the rule set of that endpoint.
+        rule: u32,
+    },
+    /// The same for the other end, which is an endpoint here and is sent this.
+    ReceiveRule {
+        /// In the rule set of that endpoint.
+        rule: u32,
+    },
     /// It is dropped.
     Dropped {
         /// Why.
@@ -74,6 +89,9 @@ pub enum Step {
         vni: u32,
     },
 }
+
+/// In place of a rule: none allows it.
+pub const FORBIDDEN: u32 = u32::MAX;
 
 /// Copies of a flooded frame that are named one by one.
 pub const FLOOD_STEPS: u32 = 32;
@@ -92,6 +110,10 @@ const ADMITTED: u32 = 11;
 const LEARNS: u32 = 12;
 const LEFT_TO_KERNEL: u32 = 13;
 const DROPPED: u32 = 14;
+const NEW_FLOW: u32 = 15;
+const KNOWN_FLOW: u32 = 16;
+const SEND_RULE: u32 = 17;
+const RECEIVE_RULE: u32 = 18;
 
 impl Step {
     /// As it stands in the ring.
@@ -114,6 +136,10 @@ impl Step {
             Self::Learns => (LEARNS, 0, 0),
             Self::LeftToKernel => (LEFT_TO_KERNEL, 0, 0),
             Self::Dropped { reason, vni } => (DROPPED, reason as u32, vni),
+            Self::NewFlow => (NEW_FLOW, 0, 0),
+            Self::KnownFlow => (KNOWN_FLOW, 0, 0),
+            Self::SendRule { rule } => (SEND_RULE, rule, 0),
+            Self::ReceiveRule { rule } => (RECEIVE_RULE, rule, 0),
         };
         TraceStep { kind, a, b }
     }
@@ -143,6 +169,10 @@ impl Step {
                 reason: DropReason::from_u8(u8::try_from(a).ok()?)?,
                 vni: b,
             },
+            NEW_FLOW => Self::NewFlow,
+            KNOWN_FLOW => Self::KnownFlow,
+            SEND_RULE => Self::SendRule { rule: a },
+            RECEIVE_RULE => Self::ReceiveRule { rule: a },
             _ => return None,
         })
     }
@@ -176,12 +206,16 @@ mod tests {
                 reason: DropReason::SourceIp,
                 vni: 10,
             },
+            Step::NewFlow,
+            Step::KnownFlow,
+            Step::SendRule { rule: FORBIDDEN },
+            Step::ReceiveRule { rule: 12 },
         ];
         for step in steps {
             assert_eq!(Step::decode(step.encode()), Some(step));
         }
         let kinds = steps.map(|step| step.encode().kind);
-        assert!(kinds.iter().copied().eq(SOURCE..=DROPPED));
+        assert!(kinds.iter().copied().eq(SOURCE..=RECEIVE_RULE));
         let unknown = TraceStep {
             kind: 99,
             a: 0,

@@ -36,9 +36,13 @@ fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
     let expected = [
         ("a", "arp"),
         ("a", "source"),
+        ("a", "flow"),
+        ("a", "policy"),
         ("a", "fdb"),
         ("a", "encap"),
         ("b", "peer"),
+        ("b", "flow"),
+        ("b", "policy"),
         ("b", "deliver"),
     ];
     let expected = expected.map(|(node, stage)| (node.to_owned(), stage.to_owned()));

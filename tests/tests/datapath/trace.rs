@@ -40,6 +40,11 @@ fn from_x(to: Mac) -> Vec<u8> {
     )
 }
 
+/// Of a flow that no policy has a say in.
+const NEW: Step = Step::NewFlow;
+const SENDS: Step = Step::SendRule { rule: 0 };
+const RECEIVES: Step = Step::ReceiveRule { rule: 0 };
+
 struct Row {
     name: &'static str,
     program: Program,
@@ -103,25 +108,25 @@ fn egress(bed: &Bed) -> Vec<Row> {
             "here",
             Device::A,
             datagram((B_MAC, B_IP)),
-            vec![source, here],
+            vec![source, NEW, SENDS, RECEIVES, here],
         ),
         row(
             "there",
             Device::A,
             datagram((R_MAC, R_IP)),
-            vec![source, there],
+            vec![source, NEW, SENDS, there],
         ),
         row(
             "to a MAC address that is reused",
             Device::A,
             datagram((X_MAC, B_IP)),
-            vec![source, Step::Readdressed, here],
+            vec![source, Step::Readdressed, Step::KnownFlow, here],
         ),
         row(
             "to nobody known",
             Device::A,
             datagram((X_MAC, nobody)),
-            flooded(&[]),
+            flooded(&[NEW, SENDS]),
         ),
         row(
             "who has R",
@@ -164,7 +169,7 @@ fn ingress(bed: &Bed) -> Vec<Row> {
         underlay(
             "to B",
             on_wire(PEER, &from_x(B_MAC)),
-            vec![admitted, Step::Learns, here],
+            vec![admitted, Step::Learns, NEW, RECEIVES, here],
         ),
         underlay(
             "from a stranger",

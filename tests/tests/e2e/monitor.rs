@@ -123,6 +123,11 @@ fn drops_are_told_by_name_and_a_flood_of_them_is_shed() -> Result<()> {
     let shed = all.of_type("shed")?;
     ensure!(shed["count"].as_u64() > Some(0), "{shed}");
     quiet.must_reach(web.ip(), 3)?;
+    let flow = all.of_type("flow")?;
+    ensure!(
+        flow["packet"]["protocol"] == "icmp" && flow["endpoint"]["name"] == quiet.name(),
+        "{flow}"
+    );
     let told = all.events()?.len();
     ensure!(told < 15_000, "{told} events of 20000 packets");
     Ok(())

@@ -1,7 +1,7 @@
 //! `vxplane trace`: what would become of a packet, and that asking changes nothing.
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::site::{Site, blue, eventually, lab, sites};
 
@@ -34,7 +34,9 @@ fn to_a_container_of_the_same_host_by_every_protocol() -> Result<()> {
     let web = a.member(&lab, "web", 11)?;
     let db = a.member(&lab, "db", 12)?;
     let before = (a.daemon.status()?["drops"].clone(), a.daemon.dropped()?);
-    let stages = ["arp", "source", "fdb", "deliver"];
+    let stages = [
+        "arp", "source", "flow", "policy", "policy", "fdb", "deliver",
+    ];
     for to in [
         "10.50.0.12",
         "10.50.0.12:80",
@@ -63,7 +65,9 @@ fn to_a_container_of_the_same_host_by_every_protocol() -> Result<()> {
     must_be(
         &alone,
         "dropped",
-        &["arp", "flood", "drop", "note", "source", "flood", "drop"],
+        &[
+            "arp", "flood", "drop", "note", "source", "flow", "policy", "flood", "drop",
+        ],
     )?;
     ensure!(
         alone.0["reason"] == "no_destination"
@@ -98,18 +102,26 @@ fn to_another_host_and_on_there() -> Result<()> {
     let web = a.member(&lab, "web", 11)?;
     let db = b.member(&lab, "db", 12)?;
     let ask = format!("--from web --to {}:80", db.ip());
-    let unknown = ["arp", "flood", "flood", "note", "source", "flood", "flood"];
+    let unknown = [
+        "arp", "flood", "flood", "note", "source", "flow", "policy", "flood", "flood",
+    ];
     must_be(&trace(&a, &ask)?, "sent", &unknown)?;
     web.must_reach(db.ip(), 3)?;
     let sent = trace(&a, &ask)?;
-    let learned = ["arp", "flood", "flood", "note", "source", "fdb", "encap"];
+    let learned = [
+        "arp", "flood", "flood", "note", "source", "flow", "policy", "fdb", "encap",
+    ];
     must_be(&sent, "sent", &learned)?;
     let advice = sent.0["advice"].as_str().unwrap_or_default();
     let (place, command) = advice.split_once(": vxplane ").unwrap_or_default();
     ensure!(place.ends_with(&b.ip().to_string()), "{}", sent.0);
     let arguments = command.strip_prefix("trace ").unwrap_or_default();
     let arrived = trace(&b, arguments)?;
-    must_be(&arrived, "delivered", &["peer", "deliver"])?;
+    must_be(
+        &arrived,
+        "delivered",
+        &["peer", "flow", "policy", "deliver"],
+    )?;
 
     b.daemon.cli(&format!("peer rm {}", a.ip()))?;
     let stranger = trace(&b, arguments)?;
@@ -124,7 +136,11 @@ fn to_another_host_and_on_there() -> Result<()> {
     // As it says. What was learned of a stranger is forgotten by then.
     b.daemon.cli(advice.trim_start_matches("vxplane "))?;
     let again = trace(&b, arguments)?;
-    must_be(&again, "delivered", &["peer", "learn", "deliver"])?;
+    must_be(
+        &again,
+        "delivered",
+        &["peer", "learn", "flow", "policy", "deliver"],
+    )?;
     let gone = arguments.replace(&db.ip().to_string(), &blue(99).to_string());
     let gone = trace(&b, &gone)?;
     must_be(&gone, "dropped", &["peer", "drop"])?;
@@ -164,4 +180,50 @@ fn what_cannot_be_traced_is_refused() -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn put_policy(site: &Site, name: &str, rules: &Value) -> Result<()> {
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "name": name },
+        "spec": { "podSelector": {}, "policyTypes": ["Ingress"], "ingress": rules },
+    });
+    site.daemon.api("POST", "/v1/policies", Some(&policy))?;
+    Ok(())
+}
+
+#[test]
+fn the_document_that_decides_is_named() -> Result<()> {
+    let lab = lab()?;
+    let [a] = sites(&lab, "")?;
+    let _web = a.member(&lab, "web", 11)?;
+    let _db = a.member(&lab, "db", 12)?;
+    put_policy(&a, "nobody", &json!([]))?;
+    let denied = trace(&a, "--from web --to 10.50.0.12:80")?;
+    let stages = ["arp", "source", "flow", "policy", "policy", "drop"];
+    must_be(&denied, "dropped", &stages)?;
+    let advice = denied.0["advice"].as_str().unwrap_or_default();
+    ensure!(
+        denied.0["reason"] == "policy_ingress" && advice.contains("vxplane policy apply"),
+        "{:#}",
+        denied.0
+    );
+    put_policy(&a, "http", &json!([{ "ports": [{ "port": 80 }] }]))?;
+    let allowed = trace(&a, "--from web --to 10.50.0.12:80")?;
+    let stages = [
+        "arp", "source", "flow", "policy", "policy", "fdb", "deliver",
+    ];
+    must_be(&allowed, "delivered", &stages)?;
+    let text = allowed.0["steps"][4]["text"].as_str().unwrap_or_default();
+    ensure!(
+        text == "allowed for db by policy default/http, ingress rule 0",
+        "{:#}",
+        allowed.0
+    );
+    must_be(
+        &trace(&a, "--from web --to 10.50.0.12:81")?,
+        "dropped",
+        &["arp", "source", "flow", "policy", "policy", "drop"],
+    )
 }

@@ -165,7 +165,7 @@ pub struct PacketRef {
     pub source: Party,
     /// Who it is for.
     pub destination: Party,
-    /// Its length as the programs met it.
+    /// Its length as the programs met it; 0 where that is not told.
     pub bytes: u32,
 }
 

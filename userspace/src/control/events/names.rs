@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::event::{EndpointRef, Event, EventType, PacketRef, Party};
 use crate::{
-    model::{Desired, Endpoint, EndpointRecord},
+    model::{Desired, Endpoint, EndpointRecord, Identity},
+    policy::{
+        compile::{Compiler, Verdicts},
+        document::PolicyType,
+    },
     store::Picture,
 };
 use vxplane_common::{
@@ -16,6 +20,7 @@ use vxplane_common::{
         EVENT_LEARN_REFUSED, EVENT_LEARNED, EVENT_LEARNED_FULL, EVENT_MOVED, NOTICE_DROP, Notice,
     },
     drop::{Direction, DropReason},
+    trace::FORBIDDEN,
     types::MacAddr,
     wire::{ethertype, protocol},
 };
@@ -27,6 +32,8 @@ pub(in crate::control) struct Names {
     slots: HashMap<u32, EndpointRef>,
     addresses: HashMap<(u32, Ipv4Addr), EndpointRef>,
     picture: Arc<Picture>,
+    /// What the endpoints of this host are allowed, once somebody wants to know.
+    verdicts: OnceLock<BTreeMap<Identity, Verdicts>>,
 }
 
 impl Names {
@@ -53,6 +60,7 @@ impl Names {
             slots,
             addresses,
             picture,
+            verdicts: OnceLock::new(),
         }
     }
 
@@ -79,6 +87,66 @@ impl Names {
         })
     }
 
+    /// What a rule says of the endpoint with that address: who allows it, if anybody
+    /// has to.
+    pub(in crate::control) fn rule(
+        &self,
+        vni: u32,
+        ip: Ipv4Addr,
+        direction: PolicyType,
+        rule: u32,
+    ) -> String {
+        let (endpoint, way) = (self.address(vni, ip), way(direction));
+        let label = endpoint.map_or("the endpoint", EndpointRef::label);
+        match rule {
+            0 => format!("no policy selects {label} for {way}: everything is allowed"),
+            FORBIDDEN => format!("policies select {label} for {way}, and none allows this"),
+            rule => match endpoint.and_then(|it| self.document(&it.id, direction, rule)) {
+                Some(document) => format!("allowed for {label} by {document}"),
+                None => format!("allowed for {label} by its {way} rule {rule}"),
+            },
+        }
+    }
+
+    /// The document that has a rule of an endpoint of this host.
+    fn document(&self, id: &str, direction: PolicyType, rule: u32) -> Option<String> {
+        let desired = &self.picture.contents.desired;
+        let number = desired.endpoints.get(id)?.identity;
+        let identity = desired.identities.get(&number)?;
+        let verdicts = self.verdicts.get_or_init(|| {
+            let numbers = desired.endpoints.values().map(|it| it.identity);
+            let subjects = numbers.filter_map(|number| desired.identities.get(&number));
+            let subjects = subjects.map(|identity| (**identity).clone()).collect();
+            Compiler::default().compile(desired, &subjects).clone()
+        });
+        let ruleset = verdicts.get(&**identity)?.of(direction)?;
+        let name = ruleset.name(rule)?;
+        Some(format!(
+            "policy {}/{}, {} rule {}",
+            name.namespace,
+            name.name,
+            way(name.direction),
+            name.index
+        ))
+    }
+
+    /// Whose rule decided about a flow: the receiver's if it is here and has one.
+    fn deciding_rule(&self, notice: &Notice) -> String {
+        if notice.rule == 0 {
+            return "about which no policy has a say".to_owned();
+        }
+        let selected = |ip: [u8; 4], direction| {
+            let id = &self.address(notice.vni, ip.into())?.id;
+            self.document(id, direction, notice.rule)
+        };
+        let by = selected(notice.dst, PolicyType::Ingress)
+            .or_else(|| selected(notice.src, PolicyType::Egress));
+        by.map_or_else(
+            || format!("allowed by rule {}", notice.rule),
+            |by| format!("allowed by {by}"),
+        )
+    }
+
     /// Whether they still hold.
     pub(super) fn are_of(&self, picture: &Arc<Picture>) -> bool {
         Arc::ptr_eq(&self.picture, picture)
@@ -103,7 +171,8 @@ impl Names {
                 reason.map(DropReason::name),
             )
         } else {
-            (EventType::Flow, "a new flow".to_owned(), None)
+            let rule = self.deciding_rule(notice);
+            (EventType::Flow, format!("a new flow, {rule}"), None)
         };
         let from = vtep.map_or(String::new(), |vtep| format!(" from VTEP {vtep}"));
         Event {
@@ -186,6 +255,13 @@ fn others(desired: &Desired) -> impl Iterator<Item = &Arc<EndpointRecord>> {
     cluster.flat_map(|cluster| cluster.endpoints.values())
 }
 
+fn way(direction: PolicyType) -> &'static str {
+    match direction {
+        PolicyType::Ingress => Direction::Ingress.name(),
+        PolicyType::Egress => Direction::Egress.name(),
+    }
+}
+
 fn protocol_name(notice: &Notice) -> String {
     match u16::from_be_bytes(notice.ethertype) {
         ethertype::IPV4 => match notice.protocol {
@@ -218,5 +294,9 @@ fn describe(packet: &PacketRef) -> String {
     let PacketRef {
         protocol, bytes, ..
     } = packet;
-    format!("{protocol} {source} → {destination}, {bytes} bytes")
+    let length = match bytes {
+        0 => String::new(),
+        bytes => format!(", {bytes} bytes"),
+    };
+    format!("{protocol} {source} → {destination}{length}")
 }

@@ -46,7 +46,7 @@ pub enum Verdict {
 pub struct TraceStep {
     /// The node on which it happened.
     pub node: String,
-    /// What part of the dataplane it was: `arp`, `source`, `fdb`, `encap`, `flood`,
+    /// What part of the dataplane it was: `arp`, `source`, `flow`, `policy`, `fdb`, `encap`, `flood`,
     /// `peer`, `learn`, `deliver`, `kernel`, `drop` or, where nothing was run, `note`.
     pub stage: String,
     /// What was found or decided, for people.

@@ -8,6 +8,7 @@ use super::packet::Packet;
 use crate::{
     control::events::names::Names,
     model::{Desired, Network},
+    policy::document::PolicyType,
     reconcile::Underlay,
 };
 
@@ -73,6 +74,19 @@ impl Words<'_> {
                 ("learn", text)
             }
             Step::LeftToKernel => ("kernel", "left to the kernel's VXLAN device".to_owned()),
+            Step::NewFlow => ("flow", "a new flow".to_owned()),
+            Step::KnownFlow => ("flow", "of a flow that is known".to_owned()),
+            Step::SendRule { rule } => {
+                let (vni, ip) = (self.packet.vni, self.packet.source);
+                ("policy", self.names.rule(vni, ip, PolicyType::Egress, rule))
+            }
+            Step::ReceiveRule { rule } => {
+                let (vni, ip) = (self.packet.vni, self.packet.destination);
+                (
+                    "policy",
+                    self.names.rule(vni, ip, PolicyType::Ingress, rule),
+                )
+            }
             Step::Dropped { reason, .. } => {
                 ("drop", format!("{}: {}", reason.name(), reason.text()))
             }
@@ -83,11 +97,14 @@ impl Words<'_> {
     pub(super) fn location(&self) -> (&'static str, String) {
         let station = self.packet.destination();
         let known = self.names.address(self.packet.vni, station.ip);
-        let by = match known {
-            Some(endpoint) => format!("{}, as the control plane says", endpoint.label()),
-            None => "whoever that was learned of from packets".to_owned(),
+        let text = match known {
+            Some(endpoint) => {
+                let label = endpoint.label();
+                format!("{} is {label}, as the control plane says", station.mac)
+            }
+            None => format!("where {} is was learned from its packets", station.mac),
         };
-        ("fdb", format!("{} is {by}", station.mac))
+        ("fdb", text)
     }
 
     /// What would mend a drop for this reason.
@@ -118,6 +135,13 @@ impl Words<'_> {
                 self.packet.source
             ),
             DropReason::UnknownEndpoint => "vxplane endpoint ls".to_owned(),
+            DropReason::PolicyEgress | DropReason::PolicyIngress => format!(
+                "a policy that allows {} from {} to {}, by `vxplane policy apply -f FILE`; \
+                 `vxplane policy ls` lists those there are",
+                self.packet.protocol.name(),
+                self.packet.source,
+                self.packet.target()
+            ),
             DropReason::Rewrite | DropReason::CopyFailed => "vxplane doctor".to_owned(),
             _ => return None,
         })
