@@ -36,6 +36,10 @@ static PLACES: HashMap<u32, Place> = HashMap::with_max_entries(1024, 0);
 
 /// What a container sends: tc ingress of its host veth.
 #[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the kernel calls it with what the macro takes by value"
+)]
 pub(crate) fn to_tunnel(ctx: TcContext) -> i32 {
     let Some([vtep, ifindex]) = place(&ctx) else {
         return TC_ACT_UNSPEC;
@@ -64,6 +68,10 @@ pub(crate) fn to_tunnel(ctx: TcContext) -> i32 {
 
 /// What the kernel has taken apart: tc ingress of its VXLAN device.
 #[classifier]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the kernel calls it with what the macro takes by value"
+)]
 pub(crate) fn from_tunnel(ctx: TcContext) -> i32 {
     // SAFETY: as above.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };

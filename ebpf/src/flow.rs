@@ -2,6 +2,11 @@
 //! what was decided about a flow that lasts; everything else happens once in a
 //! flow, or once a second.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is not borrowed is copied to the stack first, of which there is little"
+)]
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_ANY, BPF_EXIST, BPF_F_NO_PREALLOC},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},

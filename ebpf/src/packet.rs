@@ -104,6 +104,10 @@ impl Headers for Packet {
 
 impl Packet {
     /// The packet a program was called for.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a program has one context, and no use for it besides"
+    )]
     #[inline(always)]
     pub(crate) fn new(ctx: TcContext) -> Self {
         Self::of(ctx.skb.skb)

@@ -159,6 +159,10 @@ fn ruleset(ifindex: u32, of: impl Fn(&Endpoint) -> u32) -> Option<u32> {
 /// The rule of this set that allows the deed with `peer`. There are only rules that
 /// allow, so the first that is found is as good as any.
 #[inline(never)]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "it stands in a map, and the verifier is to see it there"
+)]
 fn rule(ruleset: u32, deed: &Deed, peer: &Party) -> u32 {
     if let Some(class) = class_of_identity(ruleset, deed.vni, peer) {
         match rule_of_class(ruleset, class, deed) {

@@ -20,6 +20,10 @@ pub(crate) enum Action {
 
 /// Where a program stands, or a packet within it.
 #[derive(Clone, Copy)]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "they are called as the programs are"
+)]
 pub(crate) enum Hook {
     /// What containers send.
     FromContainer,
