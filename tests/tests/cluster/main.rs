@@ -16,4 +16,5 @@ mod scale;
 mod site;
 mod strange;
 mod trace;
+mod traffic;
 mod unique;

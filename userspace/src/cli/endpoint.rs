@@ -1,15 +1,18 @@
 //! `vxplane endpoint`
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use clap::{Args, Subcommand};
 
 use super::{
     CliError,
     client::{Client, query, segment},
-    output::{Printer, fields, or_dash, table},
+    output::{Printer, fields, or_dash, printable, table},
 };
-use crate::surfaces::api::{EndpointDto, EndpointRequest, EndpointState, TrafficDto};
+use crate::surfaces::api::{
+    AllowedDto, EffectiveDirectionDto, EffectiveDto, EndpointDto, EndpointRequest, EndpointState,
+    TrafficDto,
+};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Command {
@@ -240,5 +243,26 @@ fn show(endpoint: &EndpointDto) -> String {
         let dropped = Some(drops.join(", ")).filter(|text| !text.is_empty());
         lines.push(("Dropped", dropped.unwrap_or(none)));
     }
-    fields(&lines)
+    let mut text = fields(&lines);
+    if let Some(EffectiveDto { ingress, egress }) = &endpoint.policy {
+        direction(&mut text, "Ingress", "from", ingress);
+        direction(&mut text, "Egress", "to", egress);
+    }
+    text
+}
+
+/// What policies come to in one direction.
+fn direction(text: &mut String, name: &str, word: &str, effective: &EffectiveDirectionDto) {
+    let by = match effective.selected_by.join(", ") {
+        by if by.is_empty() => "everything is allowed: no policy selects it".to_owned(),
+        by => format!("only what is listed is allowed, by {by}"),
+    };
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{name}: {}", printable(by));
+    for allowed in &effective.allowed {
+        let (peers, ports) = (allowed.peers.join(" or "), allowed.ports.join(", "));
+        let AllowedDto { policy, rule, .. } = allowed;
+        let line = format!("  {word} {peers} on {ports} ({policy}, rule {rule})");
+        let _ = writeln!(text, "{}", printable(line));
+    }
 }

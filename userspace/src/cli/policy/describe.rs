@@ -8,7 +8,7 @@ use crate::{
         IpBlock, LabelSelector, Operator, PeerSelector, PolicyType, Port, PortName, Requirement,
         Spec,
     },
-    surfaces::api::PolicyDto,
+    surfaces::api::{PolicyDto, UnmatchedDto},
 };
 
 /// One policy, as `kubectl describe` has it in essence.
@@ -42,6 +42,14 @@ pub(super) fn policy(policy: &PolicyDto) -> String {
         let rules = spec.egress.iter().flatten();
         let rules = rules.map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
         direction(&mut text, "Egress", "to", rules.collect());
+    }
+    if let Some(status) = &policy.status {
+        let endpoints = or(&status.endpoints, "none", ", ");
+        let _ = writeln!(text, "Endpoints: {endpoints}");
+        for UnmatchedDto { path, reason } in &status.unmatched {
+            let line = format!("Warning:   {path}: {reason}");
+            let _ = writeln!(text, "{}", printable(line));
+        }
     }
     text
 }
@@ -171,6 +179,10 @@ mod tests {
                 ],
                 "policyTypes": ["Ingress", "Egress"],
             },
+            "status": {
+                "endpoints": ["0123456789ab"],
+                "unmatched": [{ "path": "spec.ingress[0].ports[1]", "reason": "nobody has it" }],
+            },
         }))
         .unwrap();
         let expected = "\
@@ -188,6 +200,8 @@ Ingress:
      on every port
 Egress:
   nothing is allowed
+Endpoints: 0123456789ab
+Warning:   spec.ingress[0].ports[1]: nobody has it
 ";
         assert_eq!(policy(&dto), expected);
     }

@@ -95,7 +95,7 @@ fn path_of(name: &str) -> String {
 
 /// As `kubectl apply` says it.
 fn line(policy: &PolicyDto) -> String {
-    let applied = policy.status.as_ref().map(|status| status.applied);
+    let applied = policy.status.as_ref().and_then(|status| status.applied);
     let done = match applied {
         Some(AppliedDto::Created) => "created",
         Some(AppliedDto::Configured) => "configured",

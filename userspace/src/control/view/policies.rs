@@ -8,7 +8,10 @@ use crate::{
         error::{Error, NotFound},
     },
     model::{Desired, NAMESPACE_NAME_LABEL},
-    policy::document::NetworkPolicy,
+    policy::{
+        document::NetworkPolicy,
+        explain::{self, Effective, Reach},
+    },
 };
 
 /// A policy and what it is about now.
@@ -16,6 +19,8 @@ use crate::{
 pub struct PolicyView {
     /// As stored.
     pub policy: Arc<NetworkPolicy>,
+    /// Whom it selects and what in it matches nothing, if that was asked for.
+    pub reach: Option<Reach>,
 }
 
 /// A namespace and what is in it.
@@ -32,20 +37,26 @@ pub struct NamespaceView {
 }
 
 impl PolicyView {
-    pub(in crate::control) fn of(_desired: &Desired, policy: Arc<NetworkPolicy>) -> Self {
-        Self { policy }
+    /// With what it comes to.
+    pub(in crate::control) fn of(desired: &Desired, policy: Arc<NetworkPolicy>) -> Self {
+        let reach = Some(explain::reach(desired, &policy));
+        Self { policy, reach }
     }
 }
 
 impl Control {
-    /// The policies of that namespace, or all, by namespace and name.
+    /// The policies of that namespace, or all, by namespace and name; not what they
+    /// come to.
     pub fn policies(&self, namespace: Option<&str>) -> Vec<PolicyView> {
         let picture = self.picture();
         let desired = &picture.contents.desired;
         let policies = desired.policies.iter();
         policies
             .filter(|((its, _), _)| namespace.is_none_or(|asked| asked == its))
-            .map(|(_, policy)| PolicyView::of(desired, Arc::clone(policy)))
+            .map(|(_, policy)| PolicyView {
+                policy: Arc::clone(policy),
+                reach: None,
+            })
             .collect()
     }
 
@@ -58,6 +69,15 @@ impl Control {
             Some(policy) => Ok(PolicyView::of(desired, Arc::clone(policy))),
             None => Err(NotFound::Policy(format!("{namespace}/{name}")).into()),
         }
+    }
+
+    /// What all policies together allow the endpoints of an identity, ingress
+    /// first; `None` if that number is none's.
+    pub fn effective_policy(&self, identity: u32) -> Option<[Effective; 2]> {
+        let picture = self.picture();
+        let desired = &picture.contents.desired;
+        let identity = desired.identities.get(&identity)?;
+        Some(explain::effective(desired, identity))
     }
 
     /// All namespaces that have labels, or that endpoints or policies are in, by

@@ -22,6 +22,7 @@ use crate::{
         AttachSpec, Control, EndpointFilter, EndpointView, Invalid, ListedEndpoint, NetnsSource,
         OtherEndpointView, State as Standing, parse_ipv4, parse_mac,
     },
+    policy::explain::Effective,
     reconcile,
 };
 
@@ -109,6 +110,59 @@ pub enum EndpointState {
     NodeDown,
 }
 
+/// What all policies together come to for one endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = EffectivePolicy)]
+pub struct EffectiveDto {
+    /// What it may be sent.
+    pub ingress: EffectiveDirectionDto,
+    /// What it may send.
+    pub egress: EffectiveDirectionDto,
+}
+
+/// What policies come to in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = EffectiveDirection)]
+pub struct EffectiveDirectionDto {
+    /// The policies that select it; if there are none, everything is allowed.
+    #[schema(example = json!(["default/web"]))]
+    pub selected_by: Vec<String>,
+    /// What is allowed then; replies always are.
+    pub allowed: Vec<AllowedDto>,
+}
+
+/// What one rule of a policy allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Allowed)]
+pub struct AllowedDto {
+    /// The policy.
+    #[schema(example = "default/web")]
+    pub policy: String,
+    /// Which of its rules for that direction, from 0.
+    pub rule: usize,
+    /// With whom, in words.
+    pub peers: Vec<String>,
+    /// What, in words.
+    pub ports: Vec<String>,
+}
+
+impl From<Effective> for EffectiveDirectionDto {
+    fn from(effective: Effective) -> Self {
+        let selected = effective.selected_by.into_iter();
+        let selected = selected.map(|(namespace, name)| format!("{namespace}/{name}"));
+        let allowed = effective.allowed.into_iter().map(|allowed| AllowedDto {
+            policy: format!("{}/{}", allowed.rule.namespace, allowed.rule.name),
+            rule: allowed.rule.index,
+            peers: allowed.peers,
+            ports: allowed.ports,
+        });
+        Self {
+            selected_by: selected.collect(),
+            allowed: allowed.collect(),
+        }
+    }
+}
+
 /// Packets and bytes of inner frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Counter)]
@@ -171,6 +225,9 @@ pub struct EndpointDto {
     /// Why it does not work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What policies come to for it; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<EffectiveDto>,
     /// What it sent and was sent; null for another node's, and if the datapath
     /// cannot be read.
     pub traffic: Option<TrafficDto>,
@@ -214,6 +271,7 @@ impl From<EndpointView> for EndpointDto {
             namespace: endpoint.namespace,
             labels: (&endpoint.labels).into(),
             identity: endpoint.identity,
+            policy: None,
             ifname: endpoint.ifname,
             ip: format!("{}/{}", endpoint.ip, network.subnet.prefix()),
             mac: endpoint.mac.to_string(),
@@ -250,6 +308,7 @@ impl From<OtherEndpointView> for EndpointDto {
             namespace: record.namespace.to_string(),
             labels: (&record.labels).into(),
             identity: record.identity,
+            policy: None,
             ifname: record.ifname.to_string(),
             ip: format!("{}/{}", record.ip, network.subnet.prefix()),
             mac: record.mac.to_string(),
@@ -365,7 +424,8 @@ pub(super) async fn show(
     State(control): State<Control>,
     Segment(text): Segment,
 ) -> Result<Json<EndpointDto>, Problem> {
-    Ok(Json(control.show_endpoint(&text).await?.into()))
+    let endpoint = control.show_endpoint(&text).await?;
+    Ok(with_policy(&control, endpoint.into()))
 }
 
 /// Detaches an endpoint and frees its address.
@@ -393,5 +453,15 @@ pub(super) async fn detach(
 
 async fn shown(control: &Control, mut view: EndpointView) -> Json<EndpointDto> {
     control.add_traffic(std::slice::from_mut(&mut view)).await;
-    Json(view.into())
+    with_policy(control, view.into())
+}
+
+/// One endpoint, with what policies come to for it.
+fn with_policy(control: &Control, mut endpoint: EndpointDto) -> Json<EndpointDto> {
+    let effective = control.effective_policy(endpoint.identity);
+    endpoint.policy = effective.map(|[ingress, egress]| EffectiveDto {
+        ingress: ingress.into(),
+        egress: egress.into(),
+    });
+    Json(endpoint)
 }

@@ -12,12 +12,15 @@ use tokio::net::UnixStream;
 
 use self::callers::Callers;
 pub use self::{
-    endpoints::{EndpointDto, EndpointRequest, EndpointState, TrafficDto},
+    endpoints::{
+        AllowedDto, EffectiveDirectionDto, EffectiveDto, EndpointDto, EndpointRequest,
+        EndpointState, TrafficDto,
+    },
     namespaces::{NamespaceDto, NamespaceRequest},
     networks::{NetworkDto, NetworkRequest},
     nodes::{NodeDto, NodeState},
     peers::{PeerDto, PeerRequest},
-    policies::{AppliedDto, PolicyDto, PolicyStatusDto},
+    policies::{AppliedDto, PolicyDto, PolicyStatusDto, UnmatchedDto},
     problem::{Problem, ProblemDto},
     socket::{Abandoned, Socket, SocketError},
     status::{CountsDto, DriftDto, DropDto, StatusDto, StoreDto, UnderlayDto},

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     control::{Applied, Control, PolicyView},
-    policy::document::{Metadata, Spec},
+    policy::{
+        document::{Metadata, Spec},
+        explain::Reach,
+    },
 };
 
 /// A Kubernetes `NetworkPolicy`. It can be applied again as it is, here or with
@@ -40,18 +43,46 @@ pub struct PolicyDto {
     /// What it says: `networking.k8s.io/v1` `NetworkPolicySpec`.
     #[schema(value_type = Object)]
     pub spec: Spec,
-    /// What became of it.
+    /// What became of it; not in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<PolicyStatusDto>,
 }
 
 /// What became of a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PolicyStatus)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyStatusDto {
-    /// What applying it did.
-    pub applied: AppliedDto,
+    /// What applying it did; only where it was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<AppliedDto>,
+    /// The endpoints on all hosts that it selects, by ID.
+    pub endpoints: Vec<String>,
+    /// What in it matches nothing as things are now.
+    pub unmatched: Vec<UnmatchedDto>,
+}
+
+/// A field of a policy that matches nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Unmatched)]
+pub struct UnmatchedDto {
+    /// Which.
+    #[schema(example = "spec.ingress[0].ports[0]")]
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<Reach> for PolicyStatusDto {
+    fn from(reach: Reach) -> Self {
+        let unmatched = reach.unmatched.into_iter();
+        let unmatched = unmatched.map(|(path, reason)| UnmatchedDto { path, reason });
+        Self {
+            applied: None,
+            endpoints: reach.endpoints,
+            unmatched: unmatched.collect(),
+        }
+    }
 }
 
 /// What applying a policy did to it.
@@ -93,7 +124,7 @@ impl From<PolicyView> for PolicyDto {
             kind: "NetworkPolicy".to_owned(),
             metadata: view.policy.metadata.clone(),
             spec: view.policy.spec.clone(),
-            status: None,
+            status: view.reach.map(PolicyStatusDto::from),
         }
     }
 }
@@ -145,11 +176,9 @@ pub(super) async fn apply(
 ) -> Result<Response, Problem> {
     let (policies, created) = control.apply_policies(&text).await?;
     let policies = policies.into_iter().map(|(view, applied)| {
-        let applied = applied.into();
-        PolicyDto {
-            status: Some(PolicyStatusDto { applied }),
-            ..view.into()
-        }
+        let mut policy = PolicyDto::from(view);
+        policy.status.get_or_insert_default().applied = Some(applied.into());
+        policy
     });
     let mut policies: Vec<_> = policies.collect();
     let status = status_of(created);
