@@ -30,7 +30,7 @@ use crate::{
 };
 
 #[path = "../../../userspace/tests/policy/worlds.rs"]
-#[allow(dead_code, reason = "others use the rest")]
+#[expect(dead_code, reason = "others use the rest")]
 mod worlds;
 
 use worlds::{any_port_number, any_world, subjects};

@@ -103,32 +103,7 @@ fn judge(
             continue;
         }
         selecting.push(key.clone());
-        let empty = Vec::new();
-        let rules: Vec<(&[PeerSelector], &[Port])> = match direction {
-            PolicyType::Ingress => spec
-                .ingress
-                .iter()
-                .flatten()
-                .map(|rule| {
-                    (
-                        rule.from.as_ref().unwrap_or(&empty).as_slice(),
-                        rule.ports.as_deref().unwrap_or_default(),
-                    )
-                })
-                .collect(),
-            PolicyType::Egress => spec
-                .egress
-                .iter()
-                .flatten()
-                .map(|rule| {
-                    (
-                        rule.to.as_ref().unwrap_or(&empty).as_slice(),
-                        rule.ports.as_deref().unwrap_or_default(),
-                    )
-                })
-                .collect(),
-        };
-        for (index, (peers, ports)) in rules.into_iter().enumerate() {
+        for (index, (peers, ports)) in rules(policy, direction).into_iter().enumerate() {
             // A name of a port means something where it is known who listens, and
             // that is not so of somebody who is named by address alone.
             let by_labels = peers.is_empty()
@@ -160,6 +135,27 @@ fn judge(
         (true, _) => Verdict::NotSelected,
         (false, true) => Verdict::Denied(selecting),
         (false, false) => Verdict::Allowed(allowing),
+    }
+}
+
+/// Peers and ports of each rule; a list that is missing is as good as an empty one.
+fn rules(policy: &NetworkPolicy, direction: PolicyType) -> Vec<(&[PeerSelector], &[Port])> {
+    let spec = &policy.spec;
+    match direction {
+        PolicyType::Ingress => {
+            let rules = spec.ingress.iter().flatten();
+            let sides = rules.map(|rule| (rule.from.as_deref(), rule.ports.as_deref()));
+            sides
+                .map(|(peers, ports)| (peers.unwrap_or_default(), ports.unwrap_or_default()))
+                .collect()
+        }
+        PolicyType::Egress => {
+            let rules = spec.egress.iter().flatten();
+            let sides = rules.map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
+            sides
+                .map(|(peers, ports)| (peers.unwrap_or_default(), ports.unwrap_or_default()))
+                .collect()
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[path = "../../../tests/policy/worlds.rs"]
-#[allow(dead_code, reason = "others use the rest")]
+#[expect(dead_code, reason = "others use the rest")]
 pub(super) mod worlds;
 
 use worlds::{FIRST_IDENTITY, any_identity, any_ip, any_world};
