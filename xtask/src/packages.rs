@@ -49,7 +49,7 @@ const INSTALLATION: &[Program] = &[
     ("systemd-analyze", &["systemd"]),
 ];
 
-/// What vxplane works with or against in the tests.
+/// What vxplane works with or against in tests and benchmarks.
 const PARTNERS: &[Program] = &[
     ("bpftool", &["bpftool"]),
     ("dockerd", &["docker.io"]),
@@ -90,7 +90,7 @@ impl Purpose {
     fn programs(self) -> Vec<Program> {
         match self {
             Self::Build => BUILD.to_vec(),
-            Self::Bench => NAMESPACES.to_vec(),
+            Self::Bench => [NAMESPACES, PARTNERS].concat(),
             Self::Demo => [NAMESPACES, TRAFFIC].concat(),
             Self::Test => [NAMESPACES, TRAFFIC, PARTNERS, INSTALLATION].concat(),
         }

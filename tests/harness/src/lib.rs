@@ -14,6 +14,7 @@ mod checksum;
 mod container;
 mod daemon;
 mod datagrams;
+pub mod docker;
 mod etcd;
 mod foreign;
 pub mod frame;
@@ -43,7 +44,7 @@ pub use crate::{
     lab::Lab,
     names::remove_abandoned,
     netns::Netns,
-    ovs::OpenVswitch,
+    ovs::{OpenVswitch, SwitchDaemons},
     packet_socket::PacketSocket,
     ping::{Ping, PingReport, Pinger},
     process::{Finished, Running, finish_within},

@@ -1,6 +1,7 @@
 //! Network namespaces with a name, gone when dropped.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -59,13 +60,8 @@ impl Netns {
 
     /// A command that runs inside. The mount namespace stays the machine's, so
     /// that bpffs and other namespaces can be reached.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.path().display()))
-            .arg("--")
-            .arg(program);
-        command
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        command_in(&self.path(), program)
     }
 
     /// Runs a command line inside, split at spaces; an error unless it succeeds
@@ -131,6 +127,16 @@ impl Netns {
         self.run(&format!("ethtool -K {device} {settings}"))
             .map(drop)
     }
+}
+
+/// A command that runs in the network namespace that is this file.
+pub(crate) fn command_in(netns: &Path, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--net={}", netns.display()))
+        .arg("--")
+        .arg(program);
+    command
 }
 
 impl Drop for Netns {

@@ -1,5 +1,5 @@
-//! A host with Open vSwitch: a foreign VTEP of another make. It forwards in
-//! user space, so that it needs no kernel module.
+//! Open vSwitch: a foreign VTEP of another make. It forwards in user space, so that
+//! it needs no kernel module.
 
 use std::{
     fs,
@@ -16,6 +16,7 @@ use crate::{
     host::Host,
     lab::{Lab, UNDERLAY_PREFIX},
     names,
+    netns::{Netns, command_in},
     process::{Running, finish_within},
 };
 
@@ -25,66 +26,45 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// How long the switch may take to start or to take a change.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A switch of its own, with database and sockets in the host's directory.
+/// The two daemons of a switch, with database and sockets in a directory.
 #[derive(Debug)]
-pub struct OpenVswitch<'host> {
-    host: &'host Host,
+pub struct SwitchDaemons {
+    netns: PathBuf,
     directory: PathBuf,
-    mtu: u32,
     // Ended in this order: the switch before its database.
     switch: Option<Running>,
     database: Option<Running>,
 }
 
-impl<'host> OpenVswitch<'host> {
-    /// A switch on `host` with one network, which floods to `peers` and learns
-    /// from them.
-    pub fn new(
-        lab: &Lab,
-        host: &'host Host,
-        vni: u32,
-        port: u16,
-        peers: &[Ipv4Addr],
-    ) -> Result<Self> {
-        let directory = host.directory().join("ovs");
+impl SwitchDaemons {
+    /// Starts them in a namespace, with a new directory of their own there.
+    pub fn start(netns: &Netns, directory: PathBuf) -> Result<Self> {
         fs::create_dir(&directory).with_context(|| format!("creating {}", directory.display()))?;
-        let mtu = lab.mtu() - 50;
-        let mut ovs = Self {
-            host,
+        let mut daemons = Self {
+            netns: netns.path(),
             directory,
-            mtu,
             switch: None,
             database: None,
         };
-        ovs.start_database()?;
-        ovs.start_switch()?;
-        ovs.take_underlay(lab)?;
-        ovs.vsctl("add-br br-int -- set bridge br-int datapath_type=netdev")?;
-        host.netns().ip("link set br-int up")?;
-        for (number, peer) in peers.iter().enumerate() {
-            ovs.vsctl(&format!(
-                "add-port br-int vx{number} -- set interface vx{number} type=vxlan \
-                 options:remote_ip={peer} options:key={vni} options:dst_port={port}"
-            ))?;
-        }
-        Ok(ovs)
+        daemons.start_database()?;
+        daemons.start_switch()?;
+        Ok(daemons)
     }
 
-    /// A container on the switch, its `eth0` with this address.
-    pub fn container(&self, lab: &Lab, name: &str, ip: Ipv4Addr, prefix: u8) -> Result<Container> {
-        let container = lab.container(name)?;
-        let port = format!("c{}", names::number());
-        container
-            .netns()
-            .join("eth0", self.host.netns(), &port, self.mtu)?;
-        // The switch reads frames from a packet socket and tunnels what it got:
-        // they must be complete, not left to a device to finish.
-        container
-            .netns()
-            .offloads("eth0", "tx off tso off gso off")?;
-        self.vsctl(&format!("add-port br-int {port}"))?;
-        container.netns().address("eth0", ip, prefix)?;
-        Ok(container)
+    /// Puts an underlay device into a bridge that owns its address: through one a
+    /// user-space tunnel leaves.
+    pub fn take_underlay(
+        &self,
+        netns: &Netns,
+        device: &str,
+        address: Ipv4Addr,
+        prefix: u8,
+    ) -> Result<()> {
+        self.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
+        netns.ip(&format!("addr flush dev {device}"))?;
+        self.vsctl(&format!("add-port br-phy {device}"))?;
+        netns.ip("link set br-phy up")?;
+        netns.address("br-phy", address, prefix)
     }
 
     fn start_database(&mut self) -> Result<()> {
@@ -121,18 +101,6 @@ impl<'host> OpenVswitch<'host> {
         Ok(())
     }
 
-    /// A user-space tunnel leaves through a bridge that owns the underlay device
-    /// and its address.
-    fn take_underlay(&self, lab: &Lab) -> Result<()> {
-        let netns = self.host.netns();
-        self.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
-        lab.complete_packets_only(self.host)?;
-        netns.ip("addr flush dev eth0")?;
-        self.vsctl("add-port br-phy eth0")?;
-        netns.ip("link set br-phy up")?;
-        netns.address("br-phy", self.host.ip(), UNDERLAY_PREFIX)
-    }
-
     fn socket(&self) -> PathBuf {
         self.directory.join("db.sock")
     }
@@ -147,26 +115,86 @@ impl<'host> OpenVswitch<'host> {
         finish_within(&mut command, LIMIT * 2)?.success().map(drop)
     }
 
-    /// The MAC addresses it knows in its network, as `ovs-appctl fdb/show` prints
-    /// them.
-    pub fn learned(&self) -> Result<String> {
-        let mut command = self.command("ovs-appctl");
-        command
-            .arg("-t")
-            .arg(self.control())
-            .args(["fdb/show", "br-int"]);
-        Ok(finish_within(&mut command, LIMIT)?.success()?.stdout)
-    }
-
     fn control(&self) -> PathBuf {
         self.directory.join("vswitchd.ctl")
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = self.host.netns().command(program);
+        let mut command = command_in(&self.netns, program);
         for variable in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR"] {
             command.env(variable, &self.directory);
         }
         command
+    }
+}
+
+/// A switch on a host of the lab.
+#[derive(Debug)]
+pub struct OpenVswitch<'host> {
+    host: &'host Host,
+    daemons: SwitchDaemons,
+    mtu: u32,
+}
+
+impl<'host> OpenVswitch<'host> {
+    /// A switch on `host` with one network, which floods to `peers` and learns
+    /// from them.
+    pub fn new(
+        lab: &Lab,
+        host: &'host Host,
+        vni: u32,
+        port: u16,
+        peers: &[Ipv4Addr],
+    ) -> Result<Self> {
+        let daemons = SwitchDaemons::start(host.netns(), host.directory().join("ovs"))?;
+        lab.complete_packets_only(host)?;
+        daemons.take_underlay(host.netns(), "eth0", host.ip(), UNDERLAY_PREFIX)?;
+        let ovs = Self {
+            host,
+            daemons,
+            mtu: lab.mtu() - 50,
+        };
+        ovs.vsctl("add-br br-int -- set bridge br-int datapath_type=netdev")?;
+        host.netns().ip("link set br-int up")?;
+        for (number, peer) in peers.iter().enumerate() {
+            ovs.vsctl(&format!(
+                "add-port br-int vx{number} -- set interface vx{number} type=vxlan \
+                 options:remote_ip={peer} options:key={vni} options:dst_port={port}"
+            ))?;
+        }
+        Ok(ovs)
+    }
+
+    /// A container on the switch, its `eth0` with this address.
+    pub fn container(&self, lab: &Lab, name: &str, ip: Ipv4Addr, prefix: u8) -> Result<Container> {
+        let container = lab.container(name)?;
+        let port = format!("c{}", names::number());
+        container
+            .netns()
+            .join("eth0", self.host.netns(), &port, self.mtu)?;
+        // The switch reads frames from a packet socket and tunnels what it got:
+        // they must be complete, not left to a device to finish.
+        container
+            .netns()
+            .offloads("eth0", "tx off tso off gso off")?;
+        self.vsctl(&format!("add-port br-int {port}"))?;
+        container.netns().address("eth0", ip, prefix)?;
+        Ok(container)
+    }
+
+    /// Runs `ovs-vsctl` on this switch, with arguments split at spaces.
+    pub fn vsctl(&self, arguments: &str) -> Result<()> {
+        self.daemons.vsctl(arguments)
+    }
+
+    /// The MAC addresses it knows in its network, as `ovs-appctl fdb/show` prints
+    /// them.
+    pub fn learned(&self) -> Result<String> {
+        let mut command = self.daemons.command("ovs-appctl");
+        command
+            .arg("-t")
+            .arg(self.daemons.control())
+            .args(["fdb/show", "br-int"]);
+        Ok(finish_within(&mut command, LIMIT)?.success()?.stdout)
     }
 }

@@ -2,7 +2,6 @@
 //! Powerstrip: what users do, and what becomes of their containers.
 
 mod cluster;
-mod engine;
 mod join;
 mod lifecycle;
 mod outages;

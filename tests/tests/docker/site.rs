@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use vxplane_tests::harness::{Daemon, DaemonOptions, EtcdMember, Finished, Host, Lab};
-
-use crate::{
-    engine::{self, Engine},
-    proxy::{Hooks, Proxy},
+use vxplane_tests::harness::{
+    Daemon, DaemonOptions, EtcdMember, Finished, Host, Lab,
+    docker::{self, Engine},
 };
+
+use crate::proxy::{Hooks, Proxy};
 
 /// How long the daemon may take to follow what happened in Docker.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ impl Site {
     /// A host with everything, its hooks and further flags of its daemon as given.
     fn with(lab: &Lab, name: &str, hooks: Hooks, flags: &str) -> Result<Self> {
         let host = lab.host(name)?;
-        let engine = Engine::start(&host)?;
+        let engine = Engine::start(host.netns(), host.directory().join("docker"))?;
         let options = DaemonOptions {
             hook: "127.0.0.1:6675".to_owned(),
             docker: Some(format!("unix://{}", engine.socket().display())),
@@ -65,7 +65,7 @@ impl Site {
 
     /// Runs `docker` as the user does, whatever comes of it.
     pub(crate) fn try_docker(&self, arguments: &[&str]) -> Result<Finished> {
-        engine::docker(self.proxy.socket(), self.host.directory(), arguments)
+        docker::docker(self.proxy.socket(), self.host.directory(), arguments)
     }
 
     /// Runs `docker` as the user does; an error unless it succeeds.
@@ -89,7 +89,7 @@ impl Site {
 
     /// Starts a container that sleeps, with further arguments of `docker run`.
     pub(crate) fn run(&self, name: &str, arguments: &str) -> Result<String> {
-        let image = engine::IMAGE;
+        let image = docker::IMAGE;
         self.docker(&format!(
             "run -d --stop-signal KILL --name {name} {arguments} {image} sleep 1000"
         ))

@@ -198,6 +198,8 @@ fn colour(variant: Variant) -> &'static str {
         Variant::Routed => "#777777",
         Variant::Kernel => "#e69f00",
         Variant::Netfilter => "#d55e00",
+        Variant::Docker => "#cc79a7",
+        Variant::Ovs => "#f0e442",
         Variant::CollectMd => "#009e73",
         Variant::Vxplane => "#0072b2",
         Variant::VxplanePolicy | Variant::Entries100 | Variant::Entries10000 => "#004c7a",

@@ -2,19 +2,22 @@
 //! at once and samples can alternate.
 
 mod collect_md;
+mod docker;
 mod kernel;
 mod local;
+mod ovs;
 mod routed;
 mod underlay;
 mod vxplane;
 
 use std::{
     fmt::Debug,
+    fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 use vxplane_harness::Netns;
@@ -34,6 +37,10 @@ pub(crate) enum Variant {
     Kernel,
     /// The same with bridge netfilter on, but without rules: what vxplane must beat.
     Netfilter,
+    /// Containers on an overlay network of Docker's own swarm.
+    Docker,
+    /// Containers on Open vSwitch, which forwards in user space.
+    Ovs,
     /// Containers behind programs that leave VXLAN to the kernel in both directions.
     CollectMd,
     /// Containers on a network of vxplane.
@@ -54,11 +61,13 @@ pub(crate) enum Variant {
 
 impl Variant {
     /// What is compared between two hosts.
-    pub(crate) const TWO_HOSTS: [Self; 6] = [
+    pub(crate) const TWO_HOSTS: [Self; 8] = [
         Self::Bare,
         Self::Routed,
         Self::Kernel,
         Self::Netfilter,
+        Self::Docker,
+        Self::Ovs,
         Self::CollectMd,
         Self::Vxplane,
     ];
@@ -76,7 +85,7 @@ impl Variant {
     pub(crate) const SCALE: [Self; 3] = [Self::Vxplane, Self::Endpoints100, Self::Endpoints1000];
 
     /// Overlays that others make of their parts.
-    pub(crate) const OTHER_OVERLAYS: [Self; 1] = [Self::CollectMd];
+    pub(crate) const OTHER_OVERLAYS: [Self; 3] = [Self::Docker, Self::Ovs, Self::CollectMd];
 
     /// As in tables and plots.
     pub(crate) fn name(self) -> &'static str {
@@ -85,6 +94,8 @@ impl Variant {
             Self::Routed => "routed",
             Self::Kernel => "kernel",
             Self::Netfilter => "netfilter",
+            Self::Docker => "docker",
+            Self::Ovs => "ovs",
             Self::CollectMd => "collect-md",
             Self::Vxplane => "vxplane",
             Self::VxplanePolicy => "vxplane-policy",
@@ -180,7 +191,9 @@ impl Site {
             (Variant::Kernel | Variant::Netfilter, false) => kernel::site(ground),
             (Variant::Kernel | Variant::Netfilter, true) => local::bridged(ground),
             (Variant::CollectMd, false) => collect_md::site(ground),
-            (Variant::CollectMd, true) => {
+            (Variant::Docker, false) => docker::site(ground),
+            (Variant::Ovs, false) => ovs::site(ground),
+            (Variant::Docker | Variant::Ovs | Variant::CollectMd, true) => {
                 bail!("{} is not measured on one host", ground.variant.name())
             }
             (_, false) => vxplane::site(ground),
@@ -231,6 +244,27 @@ impl Site {
     /// The address load is sent to.
     pub(crate) fn server_address(&self) -> Ipv4Addr {
         self.server_address
+    }
+}
+
+/// A directory for what runs on a host, gone when dropped.
+#[derive(Debug)]
+struct Directory(PathBuf);
+
+impl Directory {
+    fn of(host: &Netns) -> Result<Self> {
+        let directory = std::env::temp_dir().join(host.name());
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("removing {}: {error}", self.0.display());
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A real Docker Engine on a host of the lab.
+//! A real Docker Engine in a network namespace.
 
 use std::{
     fs,
@@ -12,9 +12,11 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use vxplane_tests::harness::{
-    Finished, Host, Running, finish_within,
+
+use crate::{
     leftovers::{end_processes_below, processes, unmount_below},
+    netns::Netns,
+    process::{Finished, Running, finish_within},
 };
 
 /// How long the engine may take to answer after its start.
@@ -25,49 +27,59 @@ const STOP_LIMIT: Duration = Duration::from_secs(40);
 const CLI_LIMIT: Duration = Duration::from_mins(1);
 
 /// The image of all users' containers: busybox.
-pub(crate) const IMAGE: &str = "box";
+pub const IMAGE: &str = "box";
 const APPLETS: [&str; 10] = [
     "sh", "ip", "ping", "cat", "sleep", "ls", "hostname", "echo", "true", "wc",
 ];
 
 /// A running engine with its own containers, images and directories.
 #[derive(Debug)]
-pub(crate) struct Engine {
+pub struct Engine {
     netns: PathBuf,
     directory: PathBuf,
     process: Running,
+    shows_log: bool,
 }
 
 impl Engine {
-    /// Starts one on `host`, with one image and nothing else.
-    pub(crate) fn start(host: &Host) -> Result<Self> {
-        let directory = host.directory().join("docker");
+    /// Starts one with a new directory of its own there, one image, and nothing else.
+    pub fn start(netns: &Netns, directory: PathBuf) -> Result<Self> {
         fs::create_dir(&directory).context("a directory for Docker")?;
-        let netns = host.netns().path();
+        let netns = netns.path();
         let process = spawn(&netns, &directory)?;
         let mut engine = Self {
             netns,
             directory,
             process,
+            shows_log: true,
         };
         engine.wait_until_ready()?;
         engine.import_image()?;
         Ok(engine)
     }
 
+    /// Does not print its log at the end, which the test harness of Rust would show
+    /// where a test failed.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        let mut engine = self;
+        engine.shows_log = false;
+        engine
+    }
+
     /// Where it listens.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         socket_in(&self.directory)
     }
 
     /// Runs `docker` against the engine itself, past any proxy.
-    pub(crate) fn docker(&self, arguments: &[&str]) -> Result<String> {
+    pub fn docker(&self, arguments: &[&str]) -> Result<String> {
         let done = docker(&self.socket(), &self.directory, arguments)?;
         Ok(done.success()?.stdout.trim().to_owned())
     }
 
     /// As on `systemctl restart docker`.
-    pub(crate) fn restart(&mut self) -> Result<()> {
+    pub fn restart(&mut self) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
         self.process.wait(STOP_LIMIT)?;
         self.process = spawn(&self.netns, &self.directory)?;
@@ -75,7 +87,7 @@ impl Engine {
     }
 
     /// Makes a container, by its full ID, hang whatever Docker asks of it.
-    pub(crate) fn freeze(&self, id: &str) -> Result<Frozen> {
+    pub fn freeze(&self, id: &str) -> Result<Frozen> {
         let directory = self.directory.display().to_string();
         let is_shim = |command: &str| command.contains(&directory) && command.contains(id);
         let shim = processes().find(|(_, command)| is_shim(command));
@@ -136,8 +148,9 @@ impl Drop for Engine {
         if let Err(error) = stopped {
             eprintln!("Docker is killed: {error:#}");
         }
-        // Shown by the test harness of Rust where a test failed.
-        eprintln!("--- the Docker Engine:\n{}", self.process.log());
+        if self.shows_log {
+            eprintln!("--- the Docker Engine:\n{}", self.process.log());
+        }
         // A killed engine leaves containerd, shims and containers behind.
         end_processes_below(&self.directory.join("exec"));
         end_processes_below(&self.directory.join("data"));
@@ -147,7 +160,7 @@ impl Drop for Engine {
 
 /// A container whose shim does not answer, as on a broken disk: until dropped.
 #[derive(Debug)]
-pub(crate) struct Frozen {
+pub struct Frozen {
     shim: Pid,
 }
 
@@ -160,7 +173,7 @@ impl Drop for Frozen {
 
 /// Runs `docker` against the engine, or proxy, at `socket`, with a
 /// configuration of nobody's.
-pub(crate) fn docker(socket: &Path, directory: &Path, arguments: &[&str]) -> Result<Finished> {
+pub fn docker(socket: &Path, directory: &Path, arguments: &[&str]) -> Result<Finished> {
     let mut command = Command::new("docker");
     command
         .args(arguments)
