@@ -11,6 +11,7 @@
 
 mod bed;
 mod case;
+mod cost;
 mod egress;
 mod fallback;
 mod flood;

@@ -61,7 +61,7 @@ pub(crate) enum Variant {
 
 impl Variant {
     /// What is compared between two hosts.
-    pub(crate) const TWO_HOSTS: [Self; 8] = [
+    pub(crate) const TWO_HOSTS: [Self; 9] = [
         Self::Bare,
         Self::Routed,
         Self::Kernel,
@@ -70,19 +70,28 @@ impl Variant {
         Self::Ovs,
         Self::CollectMd,
         Self::Vxplane,
+        Self::VxplanePolicy,
     ];
 
     /// What is compared on one host.
-    pub(crate) const SAME_HOST: [Self; 5] = [
+    pub(crate) const SAME_HOST: [Self; 6] = [
         Self::Bare,
         Self::Routed,
         Self::Kernel,
         Self::Netfilter,
         Self::Vxplane,
+        Self::VxplanePolicy,
     ];
 
     /// What is compared to see that vxplane's cost stays flat.
-    pub(crate) const SCALE: [Self; 3] = [Self::Vxplane, Self::Endpoints100, Self::Endpoints1000];
+    pub(crate) const SCALE: [Self; 6] = [
+        Self::Vxplane,
+        Self::VxplanePolicy,
+        Self::Endpoints100,
+        Self::Endpoints1000,
+        Self::Entries100,
+        Self::Entries10000,
+    ];
 
     /// Overlays that others make of their parts.
     pub(crate) const OTHER_OVERLAYS: [Self; 3] = [Self::Docker, Self::Ovs, Self::CollectMd];

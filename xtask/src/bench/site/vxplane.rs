@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    ops::Range,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -27,6 +28,9 @@ const ROLES: [&str; 2] = ["client", "server"];
 
 /// The network's subnet, large enough for all endpoints.
 const SUBNET: &str = "10.99.0.0/16";
+
+/// Entries in one document: the daemon takes none that is much larger.
+const IN_ONE_POLICY: usize = 5000;
 
 /// Endpoints that are attached at the same time.
 const AT_ONCE: usize = 16;
@@ -113,35 +117,34 @@ pub(super) fn policies(ground: &Ground<'_>, daemon: &Daemon) -> Result<()> {
     let Some(entries) = ground.variant.entries() else {
         return Ok(());
     };
-    let file = daemon.directory.join("policies.json");
-    let policies = serde_json::json!({
-        "apiVersion": "v1",
-        "kind": "List",
-        "items": [
-            policy(ROLES[0], "Egress", "egress", "to", ROLES[1], entries),
-            policy(ROLES[0], "Ingress", "ingress", "from", ROLES[1], entries),
-            policy(ROLES[1], "Ingress", "ingress", "from", ROLES[0], entries),
-            policy(ROLES[1], "Egress", "egress", "to", ROLES[0], entries),
-        ],
-    });
-    fs::write(&file, policies.to_string())
-        .with_context(|| format!("writing {}", file.display()))?;
-    daemon
-        .command(&format!("policy apply -f {}", file.display()))
-        .map(drop)
+    let file = daemon.directory.join("policy.json");
+    for (subject, peer) in [(ROLES[0], ROLES[1]), (ROLES[1], ROLES[0])] {
+        for (direction, rules, side) in [("Egress", "egress", "to"), ("Ingress", "ingress", "from")]
+        {
+            for first in (0..=entries).step_by(IN_ONE_POLICY) {
+                let blocks = first..entries.min(first + IN_ONE_POLICY);
+                let policy = policy(subject, direction, rules, side, peer, blocks);
+                fs::write(&file, policy.to_string())
+                    .with_context(|| format!("writing {}", file.display()))?;
+                daemon.command(&format!("policy apply -f {}", file.display()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Allows one container the other, in one direction, behind `entries` blocks of
-/// addresses that nobody here has.
+/// Allows one container the other, in one direction, behind blocks of addresses that
+/// nobody here has.
 fn policy(
     subject: &str,
     direction: &str,
     rules: &str,
     side: &str,
     peer: &str,
-    entries: usize,
+    blocks: Range<usize>,
 ) -> serde_json::Value {
-    let blocks = (0..entries).map(|number| {
+    let name = format!("{subject}-{rules}-{}", blocks.start);
+    let blocks = blocks.map(|number| {
         let [low, middle, high, ..] = number.to_le_bytes();
         serde_json::json!({"ipBlock": {"cidr": format!("172.{}.{middle}.{low}/32", 16 + high)}})
     });
@@ -150,7 +153,7 @@ fn policy(
     serde_json::json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": format!("{subject}-{rules}"), "namespace": "default"},
+        "metadata": {"name": name, "namespace": "default"},
         "spec": {
             "podSelector": {"matchLabels": {"bench": subject}},
             "policyTypes": [direction],
