@@ -33,7 +33,7 @@ const SUBNET: &str = "10.99.0.0/16";
 const IN_ONE_POLICY: usize = 5000;
 
 /// Endpoints that are attached at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 4;
 
 /// Both hosts with one container each, and further endpoints beside it.
 pub(super) fn site(ground: &Ground<'_>) -> Result<Site> {
