@@ -13,7 +13,7 @@ use vxplane_common::{
 
 use crate::{
     packet::{Headers as _, Packet},
-    parse::{Frame, INNER_AT, Payload, VXLAN_AT},
+    parse::{Frame, INNER_AT, VXLAN_AT},
     trace,
     verdict::Action,
 };
@@ -40,11 +40,7 @@ pub(crate) fn is_native(pkt: &Packet, tunnel: &Tunnel, frame: &Frame, target: &F
 /// The inner TOS byte after decapsulation. Only IP takes part in ECN.
 #[inline(always)]
 pub(crate) fn inner_tos(tunnel: &Tunnel, frame: &Frame) -> Result<u8, DropReason> {
-    match (frame.ipv4(), frame.payload) {
-        (Some(ip), _) => ecn::decap(tunnel.tos, ip.tos),
-        (None, Payload::Ipv6 { traffic_class }) => ecn::decap(tunnel.tos, traffic_class),
-        (None, _) => Ok(0),
-    }
+    frame.tos().map_or(Ok(0), |tos| ecn::decap(tunnel.tos, tos))
 }
 
 /// Cuts the outer headers off and leaves the inner frame with `tos`.

@@ -38,19 +38,19 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
     {
         return Ok(action);
     }
-    let target = match fdb::lookup(source.vni, frame.dst) {
-        Target::Everyone => neighbour::rightful(pkt, source.vni, &frame)?,
-        target => target,
-    };
+    let mut found = fdb::lookup(source.vni, frame.dst);
+    if !found.is_somewhere() {
+        found = neighbour::rightful(pkt, source.vni, &frame)?;
+    }
     let frame = fragment::rejoin(pkt, source.vni, frame);
     let way = Way {
         at: 0,
         vni: source.vni,
         from: pkt.ifindex(),
-        to: target.here(),
+        to: found.here(),
     };
     admission::admit(pkt, way, &frame)?;
-    match target {
+    match found.target() {
         Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
         Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, &frame),

@@ -31,7 +31,7 @@ pub(crate) fn check_source(source: &Endpoint, frame: &Frame) -> Result<(), DropR
     let own = |ip: &Ip| ip.src == u32::from_ne_bytes(source.ipv4);
     match frame.payload {
         Payload::Ipv4 if frame.ipv4().is_some_and(own) => Ok(()),
-        Payload::Ipv4 | Payload::Ipv6 { .. } => Err(DropReason::SourceIp),
+        Payload::Ipv4 | Payload::Ipv6 => Err(DropReason::SourceIp),
         Payload::Arp | Payload::Other => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, macros::map, maps::HashMap};
 use vxplane_common::{
-    abi::{FDB_LOCAL, FdbEntry, FdbKey, MAX_FDB, Outer},
+    abi::{FDB_LOCAL, FDB_REMOTE, FdbEntry, FdbKey, MAX_FDB, Outer},
     types::MacWords,
 };
 
@@ -22,13 +22,62 @@ pub(crate) enum Target {
     Everyone,
 }
 
-impl Target {
+/// A [`Target`] to be kept while other steps are taken. Each field has a value
+/// whatever it is: the verifier lets nobody put aside what has none. And what it is
+/// is a number: nobody may do sums with two pointers to see whether there is one.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    kind: u32,
+    local: Option<&'static FdbEntry>,
+    outer: Option<&'static Outer>,
+    ifindex: u32,
+    address: u32,
+}
+
+impl Found {
+    /// Nobody knows the address.
+    pub(crate) const NOWHERE: Self = Self {
+        kind: 0,
+        local: None,
+        outer: None,
+        ifindex: 0,
+        address: 0,
+    };
+
+    #[inline(always)]
+    fn remote(ifindex: u32, address: [u8; 4], outer: &'static Outer) -> Self {
+        Self {
+            kind: FDB_REMOTE,
+            local: None,
+            outer: Some(outer),
+            ifindex,
+            address: u32::from_ne_bytes(address),
+        }
+    }
+
+    /// Whether anybody knows the address.
+    #[inline(always)]
+    pub(crate) fn is_somewhere(&self) -> bool {
+        self.kind != Self::NOWHERE.kind
+    }
+
     /// The endpoint of this host that it is.
     #[inline(always)]
     pub(crate) fn here(&self) -> Option<&'static FdbEntry> {
-        match self {
-            Self::Local(entry) => Some(entry),
-            Self::Remote(_) | Self::Everyone => None,
+        self.local
+    }
+
+    /// Where the frame is to go, then.
+    #[inline(always)]
+    pub(crate) fn target(self) -> Target {
+        match (self.kind, self.local, self.outer) {
+            (FDB_LOCAL, Some(entry), _) => Target::Local(entry),
+            (FDB_REMOTE, _, Some(outer)) => Target::Remote(Vtep {
+                ifindex: self.ifindex,
+                address: self.address,
+                outer,
+            }),
+            _ => Target::Everyone,
         }
     }
 }
@@ -61,26 +110,23 @@ pub(crate) fn local(vni: u32, mac: MacWords) -> Option<&'static FdbEntry> {
 /// Where a frame to `mac` is to go. What was learned never overrides what the
 /// control plane says.
 #[inline(always)]
-pub(crate) fn lookup(vni: u32, mac: MacWords) -> Target {
+pub(crate) fn lookup(vni: u32, mac: MacWords) -> Found {
     if mac.is_group() {
-        return Target::Everyone;
+        return Found::NOWHERE;
     }
     let key = FdbKey::from_words(vni, mac);
     if let Some(entry) = known(&key) {
         if entry.kind == FDB_LOCAL {
-            return Target::Local(entry);
+            let local = Some(entry);
+            return Found {
+                kind: FDB_LOCAL,
+                local,
+                ..Found::NOWHERE
+            };
         }
-        return Target::Remote(Vtep {
-            ifindex: entry.ifindex,
-            address: u32::from_ne_bytes(entry.ipv4),
-            outer: &entry.outer,
-        });
+        return Found::remote(entry.ifindex, entry.ipv4, &entry.outer);
     }
-    learn::known(&key).map_or(Target::Everyone, |entry| {
-        Target::Remote(Vtep {
-            ifindex: entry.ifindex,
-            address: u32::from_ne_bytes(entry.vtep),
-            outer: &entry.outer,
-        })
+    learn::known(&key).map_or(Found::NOWHERE, |entry| {
+        Found::remote(entry.ifindex, entry.vtep, &entry.outer)
     })
 }

@@ -10,7 +10,7 @@ use vxplane_common::{
 };
 
 use crate::{
-    fdb::{self, Target},
+    fdb::{self, Found},
     packet::Packet,
     parse::Frame,
     trace,
@@ -33,15 +33,15 @@ pub(crate) fn by_address(vni: u32, ipv4: [u8; 4]) -> Option<&'static Neighbour> 
 /// sender still believes what was true before the address was reused, and might
 /// for half a minute.
 #[inline(always)]
-pub(crate) fn rightful(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<Target, DropReason> {
+pub(crate) fn rightful(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<Found, DropReason> {
     let Some(ip) = frame.ipv4() else {
-        return Ok(Target::Everyone);
+        return Ok(Found::NOWHERE);
     };
     if frame.dst.is_group() {
-        return Ok(Target::Everyone);
+        return Ok(Found::NOWHERE);
     }
     let Some(owner) = by_address(vni, ip.dst.to_ne_bytes()) else {
-        return Ok(Target::Everyone);
+        return Ok(Found::NOWHERE);
     };
     trace::step(pkt, Step::Readdressed);
     pkt.at_mut::<Eth>(0).ok_or(DropReason::MalformedFrame)?.dst = owner.mac;

@@ -28,8 +28,8 @@ pub(crate) struct Frame {
     pub(crate) src: MacWords,
     /// What it carries.
     pub(crate) payload: Payload,
-    /// Its IPv4 header; zeroes where it has none, for what has no value at all
-    /// could not be passed on.
+    /// Its IPv4 header; of what is not IPv4, zeroes except for the TOS byte, for
+    /// the verifier takes nothing that has no value at all.
     ip: Ip,
 }
 
@@ -40,6 +40,15 @@ impl Frame {
         match self.payload {
             Payload::Ipv4 => Some(&self.ip),
             _ => None,
+        }
+    }
+
+    /// Its TOS byte, or IPv6's traffic class, if it is IP.
+    #[inline(always)]
+    pub(crate) fn tos(&self) -> Option<u8> {
+        match self.payload {
+            Payload::Ipv4 | Payload::Ipv6 => Some(self.ip.tos),
+            Payload::Arp | Payload::Other => None,
         }
     }
 
@@ -60,10 +69,7 @@ pub(crate) enum Payload {
     /// IPv4, the header of which fits the frame.
     Ipv4,
     /// IPv6.
-    Ipv6 {
-        /// Its counterpart of the TOS byte.
-        traffic_class: u8,
-    },
+    Ipv6,
     /// What calls itself ARP and is long enough; see [`arp`].
     Arp,
     /// Anything else.
@@ -176,8 +182,8 @@ pub(crate) fn frame(pkt: &mut Packet, offset: u32) -> Result<Frame, DropReason> 
             (Payload::Arp, NO_IP)
         }
         ethertype::IPV6 => {
-            let traffic_class = traffic_class(pkt, payload_at)?;
-            (Payload::Ipv6 { traffic_class }, NO_IP)
+            let tos = traffic_class(pkt, payload_at)?;
+            (Payload::Ipv6, Ip { tos, ..NO_IP })
         }
         _ => (Payload::Other, NO_IP),
     };
