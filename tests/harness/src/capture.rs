@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use crate::{names, netns::Netns, process::Running};
 
 /// How long tcpdump may take to start, or to write what it saw.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// One recorded frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

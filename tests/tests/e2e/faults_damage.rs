@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::Value;
+use vxplane::datapath::map_file;
 use vxplane_tests::harness::{Lab, Ping, finish_within, vxplane_binary};
 
 use crate::site::{Member, Site, lab, sites};
@@ -69,6 +70,10 @@ impl Scene {
 
     fn pin(&self, path: &str) -> PathBuf {
         self.here.host.bpffs().join(path)
+    }
+
+    fn map(&self, name: &str) -> PathBuf {
+        self.pin("maps").join(map_file(name))
     }
 
     fn links(&self) -> Result<Vec<String>> {
@@ -132,7 +137,7 @@ impl Scene {
 
     /// Keys and values of a map, as bpftool takes them.
     fn entries(&self, map: &str) -> Result<Vec<[String; 2]>> {
-        let path = self.pin(&format!("maps/{map}"));
+        let path = self.map(map);
         let dump = bpftool(&format!("-j map dump pinned {}", path.display()))?;
         let dump: Value = serde_json::from_str(&dump).context("what bpftool printed")?;
         let bytes = |value: &Value| {
@@ -288,7 +293,7 @@ fn pinned_maps_that_somebody_removes() -> Result<()> {
     let mut scene = Scene::new(&lab, "")?;
     let flow = [&scene.a1, &scene.b1];
     scene.mends_unnoticed(flow, "one map's pin", || {
-        Ok(fs::remove_file(scene.pin("maps/FDB"))?)
+        Ok(fs::remove_file(scene.map("FDB"))?)
     })?;
     scene.mends_unnoticed(flow, "all maps' pins", || {
         Ok(fs::remove_dir_all(scene.pin("maps"))?)
@@ -325,7 +330,7 @@ fn map_entries_that_somebody_deletes_or_adds() -> Result<()> {
     let lab = lab()?;
     let scene = Scene::new(&lab, "")?;
     for table in TABLES {
-        let path = scene.pin(&format!("maps/{table}"));
+        let path = scene.map(table);
         scene.mends(&format!("all of {table}"), || {
             for [key, _] in scene.entries(table)? {
                 bpftool(&format!("map delete pinned {} key {key}", path.display()))?;
@@ -337,7 +342,7 @@ fn map_entries_that_somebody_deletes_or_adds() -> Result<()> {
     let [key, value] = scene.entries("PEERS")?.swap_remove(0);
     let vni: Vec<&str> = key.split(' ').take(4).collect();
     let stranger = format!("{} 0xc0 0x00 0x02 0x09", vni.join(" "));
-    let path = scene.pin("maps/PEERS");
+    let path = scene.map("PEERS");
     scene.mends_unnoticed([&scene.a1, &scene.b1], "a stranger in PEERS", || {
         let path = path.display();
         bpftool(&format!(

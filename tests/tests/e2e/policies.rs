@@ -110,7 +110,7 @@ fn documents_that_are_no_policies_are_refused_with_file_and_field() -> Result<()
 fn namespaces_have_labels_and_endpoints_identities() -> Result<()> {
     let lab = lab()?;
     let [a] = sites::<1>(&lab, "")?;
-    let mut identities = Vec::new();
+    let (mut containers, mut identities) = (Vec::new(), Vec::new());
     for (name, app) in [("one", "web"), ("two", "web"), ("three", "db")] {
         let container = lab.container(name)?;
         let endpoint = a.daemon.cli_json(&format!(
@@ -118,6 +118,9 @@ fn namespaces_have_labels_and_endpoints_identities() -> Result<()> {
             container.netns().path().display()
         ))?;
         identities.push(endpoint["identity"].clone());
+        // Without a name of its own it is known by its namespace, whose number
+        // another one could have after it.
+        containers.push(container);
     }
     ensure!(
         identities[0] == identities[1] && identities[0] != identities[2],
