@@ -132,12 +132,10 @@ fn policies_hold_across_hosts_and_for_established_connections() -> Result<()> {
     ensure!(shown.contains("default/web, rule 0"), "{shown}");
 
     // The stranger's namespace is let in, and its connection goes on.
-    let team = json!([{ "from": [{ "namespaceSelector": { "matchLabels": { "team": "x" } } }] }]);
-    apply(
-        b,
-        "team",
-        &json!({ "podSelector": web_is, "ingress": team }),
-    )?;
+    let from_team =
+        json!([{ "from": [{ "namespaceSelector": { "matchLabels": { "team": "x" } } }] }]);
+    let team = json!({ "podSelector": web_is, "ingress": from_team });
+    apply(b, "team", &team)?;
     b.daemon.cli("namespace label other team=x")?;
     until(true, &stranger, web.ip, 81)?;
     ensure!(
