@@ -118,12 +118,12 @@ pub(super) fn policies(ground: &Ground<'_>, daemon: &Daemon) -> Result<()> {
         return Ok(());
     };
     let file = daemon.directory.join("policy.json");
-    for (subject, peer) in [(ROLES[0], ROLES[1]), (ROLES[1], ROLES[0])] {
+    for subject in 0..ROLES.len() {
         for (direction, rules, side) in [("Egress", "egress", "to"), ("Ingress", "ingress", "from")]
         {
             for first in (0..=entries).step_by(IN_ONE_POLICY) {
                 let blocks = first..entries.min(first + IN_ONE_POLICY);
-                let policy = policy(subject, direction, rules, side, peer, blocks);
+                let policy = policy(subject, direction, rules, side, blocks);
                 fs::write(&file, policy.to_string())
                     .with_context(|| format!("writing {}", file.display()))?;
                 daemon.command(&format!("policy apply -f {}", file.display()))?;
@@ -134,22 +134,27 @@ pub(super) fn policies(ground: &Ground<'_>, daemon: &Daemon) -> Result<()> {
 }
 
 /// Allows one container the other, in one direction, behind blocks of addresses that
-/// nobody here has.
+/// nobody here has. The other goes by its labels on the same host; hosts without a
+/// shared store know of it on another only by its address.
 fn policy(
-    subject: &str,
+    subject: usize,
     direction: &str,
     rules: &str,
     side: &str,
-    peer: &str,
     blocks: Range<usize>,
 ) -> serde_json::Value {
+    let (subject, peer) = (ROLES[subject], 1 - subject);
     let name = format!("{subject}-{rules}-{}", blocks.start);
     let blocks = blocks.map(|number| {
         let [low, middle, high, ..] = number.to_le_bytes();
         serde_json::json!({"ipBlock": {"cidr": format!("172.{}.{middle}.{low}/32", 16 + high)}})
     });
-    let peer = serde_json::json!({"podSelector": {"matchLabels": {"bench": peer}}});
-    let peers: Vec<_> = blocks.chain([peer]).collect();
+    let address = format!("{}/32", underlay::CONTAINERS[peer]);
+    let peer = [
+        serde_json::json!({"podSelector": {"matchLabels": {"bench": ROLES[peer]}}}),
+        serde_json::json!({"ipBlock": {"cidr": address}}),
+    ];
+    let peers: Vec<_> = blocks.chain(peer).collect();
     serde_json::json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
