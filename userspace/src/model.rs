@@ -262,6 +262,14 @@ pub struct Desired {
     pub identities: OrdMap<u32, Arc<Identity>>,
 }
 
+impl Desired {
+    /// The endpoints of the other nodes, alive or not.
+    pub fn others(&self) -> impl Iterator<Item = &Arc<EndpointRecord>> {
+        let cluster = self.cluster.iter();
+        cluster.flat_map(|cluster| cluster.endpoints.values())
+    }
+}
+
 /// The other hosts and what is on them. Snapshots of it share what is the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {

@@ -92,8 +92,7 @@ impl<'a> Tally<'a> {
         for endpoint in desired.endpoints.values() {
             tallies.entry(endpoint.network.as_str()).or_default().here += 1;
         }
-        let others = desired.cluster.iter();
-        for record in others.flat_map(|cluster| cluster.endpoints.values()) {
+        for record in desired.others() {
             let tally = tallies.entry(&*record.network).or_default();
             tally.add(desired, record);
         }

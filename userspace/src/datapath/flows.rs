@@ -126,12 +126,6 @@ impl Maps {
         Ok(())
     }
 
-    /// How many flows an address has.
-    pub fn count_flows(&self, vni: u32, address: Ipv4Addr) -> Result<usize, Error> {
-        let count = |keys: Vec<FlowKey>| keys.iter().filter(|key| is_of(key, vni, address)).count();
-        Ok(count(self.flows.keys()?) + count(self.new_flows.keys()?))
-    }
-
     /// How many flows there are and were. Sizes, and what was driven out, are as of
     /// the last sweep.
     pub(super) fn flow_counts(&self) -> Result<FlowCounts, Error> {

@@ -10,8 +10,6 @@ use vxplane_common::{
     wire::{OuterHeaders, ethertype, protocol},
 };
 
-/// The IPv4 protocol number of ICMP.
-const ICMP: u8 = 1;
 /// What is in every packet made here, so that whoever captures one knows it.
 const PAYLOAD: &[u8; 18] = b"vxplane was here..";
 
@@ -48,7 +46,7 @@ pub enum Transport {
 impl Transport {
     fn protocol(self) -> u8 {
         match self {
-            Self::Echo => ICMP,
+            Self::Echo => protocol::ICMP,
             Self::Tcp { .. } => protocol::TCP,
             Self::Udp { .. } => protocol::UDP,
         }

@@ -13,7 +13,7 @@ use imbl::{OrdMap, ordmap::DiffItem};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{
-    document::{NetworkPolicy, PeerSelector, PolicyType, Port, PortName},
+    document::{NetworkPolicy, PeerSelector, PolicyType, Port, PortName, Sides},
     index::Index,
     ports::{PortPrefix, has_names, prefixes},
     ruleset::{Grant, RuleName, Ruleset, Who, assemble},
@@ -110,11 +110,6 @@ impl Compiler {
             && is_same(&self.namespaces, &desired.namespaces)
             && is_same(&self.identities, &desired.identities)
             && self.subjects.keys().eq(subjects)
-    }
-
-    /// What was compiled last.
-    pub fn subjects(&self) -> &BTreeMap<Identity, Verdicts> {
-        &self.subjects
     }
 
     fn rebuild(&mut self, desired: &Desired) {
@@ -254,7 +249,9 @@ impl Compiler {
         let mut grants = Vec::new();
         for compiled in policies.iter().filter_map(|key| self.compiled.get(*key)) {
             let metadata = &compiled.policy.metadata;
-            for (index, rule) in compiled.rules(direction).iter().enumerate() {
+            let rules = compiled.policy.spec.rules(direction);
+            let rules = rules.zip(compiled.rules(direction)).enumerate();
+            for (index, ((_, ports), rule)) in rules {
                 names.push(RuleName {
                     namespace: metadata.namespace.clone(),
                     name: metadata.name.clone(),
@@ -262,7 +259,6 @@ impl Compiler {
                     index,
                 });
                 let number = u32::try_from(names.len()).unwrap_or(u32::MAX);
-                let (_, ports) = sides(&compiled.policy, direction, index);
                 grants.extend(rule.grants(number, &prefixes(ports, exposed)));
             }
         }
@@ -290,8 +286,10 @@ impl Compiled {
         namespaces: &OrdMap<String, Arc<Namespace>>,
     ) -> Self {
         let rules = |direction| {
-            (0..count(policy, direction))
-                .map(|at| Rule::new(policy, direction, at, index, namespaces))
+            let home = &policy.metadata.namespace;
+            let rules = policy.spec.rules(direction);
+            rules
+                .map(|sides| Rule::new(sides, direction, home, index, namespaces))
                 .collect()
         };
         Self {
@@ -309,34 +307,6 @@ impl Compiled {
     }
 }
 
-/// How many rules a policy has for a direction.
-fn count(policy: &NetworkPolicy, direction: PolicyType) -> usize {
-    match direction {
-        PolicyType::Egress => policy.spec.egress.as_ref().map_or(0, Vec::len),
-        PolicyType::Ingress => policy.spec.ingress.as_ref().map_or(0, Vec::len),
-    }
-}
-
-/// Peers and ports of a rule of a policy, each absent where the document has no
-/// list.
-pub(super) fn sides(
-    policy: &NetworkPolicy,
-    direction: PolicyType,
-    index: usize,
-) -> (Option<&[PeerSelector]>, Option<&[Port]>) {
-    let spec = &policy.spec;
-    match direction {
-        PolicyType::Egress => {
-            let rule = spec.egress.as_ref().and_then(|rules| rules.get(index));
-            rule.map_or((None, None), |it| (it.to.as_deref(), it.ports.as_deref()))
-        }
-        PolicyType::Ingress => {
-            let rule = spec.ingress.as_ref().and_then(|rules| rules.get(index));
-            rule.map_or((None, None), |it| (it.from.as_deref(), it.ports.as_deref()))
-        }
-    }
-}
-
 /// Whether something that a policy says depends on this identity's being there.
 fn names(
     policy: &NetworkPolicy,
@@ -347,14 +317,12 @@ fn names(
     [PolicyType::Egress, PolicyType::Ingress]
         .into_iter()
         .any(|direction| {
-            (0..count(policy, direction)).any(|index| {
-                let (peers, ports) = sides(policy, direction, index);
-                match peers.unwrap_or_default() {
-                    [] => direction == PolicyType::Egress && has_names(ports),
-                    peers => peers
-                        .iter()
-                        .any(|peer| is_meant(peer, identity, home, namespaces)),
-                }
+            let mut rules = policy.spec.rules(direction);
+            rules.any(|(peers, ports)| match peers.unwrap_or_default() {
+                [] => direction == PolicyType::Egress && has_names(ports),
+                peers => peers
+                    .iter()
+                    .any(|peer| is_meant(peer, identity, home, namespaces)),
             })
         })
 }
@@ -379,15 +347,13 @@ pub(super) fn is_meant(
 
 impl Rule {
     fn new(
-        policy: &NetworkPolicy,
+        (peers, ports): Sides<'_>,
         direction: PolicyType,
-        at: usize,
+        home: &str,
         index: &Index,
         namespaces: &OrdMap<String, Arc<Namespace>>,
     ) -> Self {
-        let (peers, ports) = sides(policy, direction, at);
         let peers = peers.unwrap_or_default();
-        let home = &policy.metadata.namespace;
         let meant = peers
             .iter()
             .flat_map(|peer| index.meant(peer, home, namespaces));

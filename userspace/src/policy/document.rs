@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+use vxplane_common::wire::protocol;
 
 /// Which endpoints one or several policies are about, and where they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,41 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_types: Option<Vec<PolicyType>>,
 }
+
+impl Spec {
+    /// The directions it is for, in the order in which it names them.
+    pub fn directions(&self) -> &[PolicyType] {
+        match self.policy_types.as_deref() {
+            Some(types @ [_, ..]) => types,
+            None | Some([]) => match self.egress.as_deref() {
+                Some([_, ..]) => &[PolicyType::Ingress, PolicyType::Egress],
+                None | Some([]) => &[PolicyType::Ingress],
+            },
+        }
+    }
+
+    /// Peers and ports of each of its rules for a direction, in their order; either
+    /// absent where the document has no list.
+    pub fn rules(&self, direction: PolicyType) -> impl Iterator<Item = Sides<'_>> {
+        let ingress = self.ingress.as_deref().unwrap_or_default();
+        let ingress = ingress
+            .iter()
+            .map(|rule| (rule.from.as_deref(), rule.ports.as_deref()));
+        let egress = self.egress.as_deref().unwrap_or_default();
+        let egress = egress
+            .iter()
+            .map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
+        let (ingress, egress) = match direction {
+            PolicyType::Ingress => (Some(ingress), None),
+            PolicyType::Egress => (None, Some(egress)),
+        };
+        let (ingress, egress) = (ingress.into_iter().flatten(), egress.into_iter().flatten());
+        ingress.chain(egress)
+    }
+}
+
+/// Peers and ports of a rule.
+pub type Sides<'a> = (Option<&'a [PeerSelector]>, Option<&'a [Port]>);
 
 /// A direction, as the endpoint that is selected sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -163,9 +199,9 @@ impl Protocol {
     /// Its number in the IPv4 header.
     pub const fn number(self) -> u8 {
         match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+            Self::Sctp => protocol::SCTP,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ipnetwork::IpNetwork;
 
 use super::{
-    compile::{is_meant, sides},
+    compile::is_meant,
     document::{
         IpBlock, LabelSelector, NetworkPolicy, Operator, PeerSelector, PolicyType, Port, PortName,
         Protocol, Requirement,
@@ -128,8 +128,9 @@ pub fn reach(desired: &Desired, policy: &NetworkPolicy) -> Reach {
         })
     });
     let mut endpoints: Vec<String> = of_this_host.map(|it| it.id.clone()).collect();
-    let records = desired.cluster.iter().flat_map(|it| it.endpoints.values());
-    let of_others = records.filter(|record| selected.contains(&record.identity));
+    let of_others = desired
+        .others()
+        .filter(|record| selected.contains(&record.identity));
     endpoints.extend(of_others.map(|it| it.id.to_string()));
     let mut unmatched = Vec::new();
     if endpoints.is_empty() {
@@ -149,12 +150,8 @@ pub fn reach(desired: &Desired, policy: &NetworkPolicy) -> Reach {
 type Rule<'a> = (usize, &'a [PeerSelector], &'a [Port]);
 
 fn rules(policy: &NetworkPolicy, direction: PolicyType) -> impl Iterator<Item = Rule<'_>> {
-    let count = match direction {
-        PolicyType::Egress => policy.spec.egress.as_ref().map_or(0, Vec::len),
-        PolicyType::Ingress => policy.spec.ingress.as_ref().map_or(0, Vec::len),
-    };
-    (0..count).map(move |index| {
-        let (peers, ports) = sides(policy, direction, index);
+    let rules = policy.spec.rules(direction).enumerate();
+    rules.map(|(index, (peers, ports))| {
         (index, peers.unwrap_or_default(), ports.unwrap_or_default())
     })
 }

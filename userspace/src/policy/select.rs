@@ -37,14 +37,7 @@ pub fn selects(policy: &NetworkPolicy, identity: &Identity, direction: PolicyTyp
 
 /// Whether a policy is one for that direction.
 pub fn is_for(policy: &NetworkPolicy, direction: PolicyType) -> bool {
-    let spec = &policy.spec;
-    match spec.policy_types.as_deref() {
-        None | Some([]) => {
-            let has_egress = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
-            direction == PolicyType::Ingress || has_egress
-        }
-        Some(types) => types.contains(&direction),
-    }
+    policy.spec.directions().contains(&direction)
 }
 
 fn matches(selector: &LabelSelector, label: LabelOf<'_>) -> bool {

@@ -9,6 +9,7 @@
 //! compared again.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
@@ -119,11 +120,7 @@ impl Rulesets {
         if self.last.is_none() {
             self.recognise(held, &wanted);
         }
-        let in_use = InUse {
-            desired,
-            remotes,
-            held,
-        };
+        let in_use = InUse::new(desired, remotes, held);
         self.problems.clear();
         let numbers = self.place(&wanted, &in_use);
         let number = |ruleset: Option<&Arc<Ruleset>>| {
@@ -427,23 +424,40 @@ fn rule_key(ruleset: u32, class: u32, ports: PortPrefix) -> Prefix<RuleKey> {
 }
 
 /// Which identities somebody has, by what the maps hold and what they should hold.
+/// Both are found out once, and only if somebody comes or goes.
 struct InUse<'a> {
     desired: &'a Desired,
     remotes: &'a Remotes,
     held: &'a Tables,
+    now: OnceCell<BTreeSet<u32>>,
+    soon: OnceCell<BTreeSet<u32>>,
 }
 
-impl InUse<'_> {
-    fn now(&self) -> BTreeSet<u32> {
-        let endpoints = self.held.endpoints.values().map(|it| it.identity);
-        let neighbours = self.held.neighbours.values().map(|it| it.identity);
-        endpoints.chain(neighbours).collect()
+impl<'a> InUse<'a> {
+    fn new(desired: &'a Desired, remotes: &'a Remotes, held: &'a Tables) -> Self {
+        Self {
+            desired,
+            remotes,
+            held,
+            now: OnceCell::new(),
+            soon: OnceCell::new(),
+        }
     }
 
-    fn soon(&self) -> BTreeSet<u32> {
-        let endpoints = self.desired.endpoints.values().map(|it| it.identity);
-        let neighbours = self.remotes.neighbours().values().map(|it| it.identity);
-        endpoints.chain(neighbours).collect()
+    fn now(&self) -> &BTreeSet<u32> {
+        self.now.get_or_init(|| {
+            let endpoints = self.held.endpoints.values().map(|it| it.identity);
+            let neighbours = self.held.neighbours.values().map(|it| it.identity);
+            endpoints.chain(neighbours).collect()
+        })
+    }
+
+    fn soon(&self) -> &BTreeSet<u32> {
+        self.soon.get_or_init(|| {
+            let endpoints = self.desired.endpoints.values().map(|it| it.identity);
+            let neighbours = self.remotes.neighbours().values().map(|it| it.identity);
+            endpoints.chain(neighbours).collect()
+        })
     }
 
     /// Whether the one rule set can become the other in place: only by peers that
@@ -469,8 +483,8 @@ impl InUse<'_> {
         let gone = before.members.iter().map(|(identity, _)| *identity);
         let gone: BTreeSet<u32> = gone.filter(|it| class(after, *it).is_none()).collect();
         keeps_classes(before, after)
-            && (came.is_empty() || came.is_disjoint(&self.now()))
-            && (gone.is_empty() || gone.is_disjoint(&self.soon()))
+            && (came.is_empty() || came.is_disjoint(self.now()))
+            && (gone.is_empty() || gone.is_disjoint(self.soon()))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     cli::output::{fields, printable},
     policy::document::{
         IpBlock, LabelSelector, Operator, PeerSelector, PolicyType, Port, PortName, Requirement,
-        Spec,
+        Sides, Spec,
     },
     surfaces::api::{PolicyDto, UnmatchedDto},
 };
@@ -33,15 +33,10 @@ pub(super) fn policy(policy: &PolicyDto) -> String {
         ("Selects", selector(&spec.pod_selector)),
         ("Directions", directions.join(", ")),
     ]);
-    if directions.contains(&"Ingress") {
-        let rules = spec.ingress.iter().flatten();
-        let rules = rules.map(|rule| (rule.from.as_deref(), rule.ports.as_deref()));
-        direction(&mut text, "Ingress", "from", rules.collect());
-    }
-    if directions.contains(&"Egress") {
-        let rules = spec.egress.iter().flatten();
-        let rules = rules.map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
-        direction(&mut text, "Egress", "to", rules.collect());
+    for (of, word) in [(PolicyType::Ingress, "from"), (PolicyType::Egress, "to")] {
+        if spec.directions().contains(&of) {
+            direction(&mut text, name(of), word, spec.rules(of).collect());
+        }
     }
     if let Some(status) = &policy.status {
         let endpoints = or(&status.endpoints, "none", ", ");
@@ -54,9 +49,7 @@ pub(super) fn policy(policy: &PolicyDto) -> String {
     text
 }
 
-type Rule<'a> = (Option<&'a [PeerSelector]>, Option<&'a [Port]>);
-
-fn direction(text: &mut String, name: &str, word: &str, rules: Vec<Rule<'_>>) {
+fn direction(text: &mut String, name: &str, word: &str, rules: Vec<Sides<'_>>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{name}:");
     if rules.is_empty() {
@@ -137,16 +130,13 @@ fn requirement(requirement: &Requirement) -> String {
 
 /// The directions that a policy is for.
 pub(super) fn directions(spec: &Spec) -> Vec<&'static str> {
-    let of = |direction: &PolicyType| match direction {
+    spec.directions().iter().copied().map(name).collect()
+}
+
+fn name(direction: PolicyType) -> &'static str {
+    match direction {
         PolicyType::Ingress => "Ingress",
         PolicyType::Egress => "Egress",
-    };
-    match &spec.policy_types {
-        Some(types) if !types.is_empty() => types.iter().map(of).collect(),
-        _ if spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()) => {
-            vec!["Ingress", "Egress"]
-        }
-        _ => vec!["Ingress"],
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::event::{EndpointRef, Event, EventType, PacketRef, Party};
 use crate::{
-    model::{Desired, Endpoint, EndpointRecord, Identity},
+    model::{Endpoint, EndpointRecord, Identity},
     policy::{
         compile::{Compiler, Verdicts},
         document::PolicyType,
@@ -50,7 +50,7 @@ impl Names {
                 addresses.insert((network.vni.get(), endpoint.ip), named);
             }
         }
-        for record in others(desired) {
+        for record in desired.others() {
             if let Some(network) = desired.networks.get(&*record.network) {
                 addresses.insert((network.vni.get(), record.ip), other(record));
             }
@@ -82,7 +82,7 @@ impl Names {
         let desired = &self.picture.contents.desired;
         let own = desired.endpoints.get(id).map(|endpoint| endpoint.mac);
         own.or_else(|| {
-            let other = others(desired).find(|record| *record.id == **id)?;
+            let other = desired.others().find(|record| *record.id == **id)?;
             Some(other.mac)
         })
     }
@@ -250,11 +250,6 @@ pub(super) fn other(record: &EndpointRecord) -> EndpointRef {
     }
 }
 
-fn others(desired: &Desired) -> impl Iterator<Item = &Arc<EndpointRecord>> {
-    let cluster = desired.cluster.iter();
-    cluster.flat_map(|cluster| cluster.endpoints.values())
-}
-
 fn way(direction: PolicyType) -> &'static str {
     match direction {
         PolicyType::Ingress => Direction::Ingress.name(),
@@ -265,7 +260,7 @@ fn way(direction: PolicyType) -> &'static str {
 fn protocol_name(notice: &Notice) -> String {
     match u16::from_be_bytes(notice.ethertype) {
         ethertype::IPV4 => match notice.protocol {
-            1 => "icmp".to_owned(),
+            protocol::ICMP => "icmp".to_owned(),
             protocol::TCP => "tcp".to_owned(),
             protocol::UDP => "udp".to_owned(),
             protocol::SCTP => "sctp".to_owned(),

@@ -16,10 +16,10 @@ pub(crate) fn remove_node(basis: Basis<'_>, name: &str) -> Result<Plan<bool>, Er
     if name == basis.node || cluster.is_some_and(|cluster| cluster.is_alive(name)) {
         return Err(Conflict::NodeAlive(name.to_owned()).into());
     }
-    let endpoints = cluster
-        .iter()
-        .flat_map(|cluster| cluster.endpoints.values());
-    let mut its = endpoints.filter(|record| *record.node == *name);
+    let mut its = basis
+        .desired()
+        .others()
+        .filter(|record| *record.node == *name);
     let changes: Vec<_> = its
         .by_ref()
         .take(AT_ONCE)

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     datapath::{Traced, frames},
-    model::Endpoint,
+    model::{Endpoint, Network},
     reconcile::{Probe, ProbeError, Underlay},
     store::Picture,
 };
@@ -63,13 +63,17 @@ struct Here {
 }
 
 impl Here {
+    /// The network that the packet is in.
+    fn network(&self, packet: &Packet) -> Option<&Network> {
+        let mut networks = self.picture.contents.desired.networks.values();
+        networks.find(|network| network.vni.get() == packet.vni)
+    }
+
     fn words<'a>(&'a self, packet: &'a Packet, arrived_from: Option<Ipv4Addr>) -> Words<'a> {
-        let desired = &self.picture.contents.desired;
-        let mut networks = desired.networks.values();
         Words {
             names: &self.names,
-            desired,
-            network: networks.find(|network| network.vni.get() == packet.vni),
+            desired: &self.picture.contents.desired,
+            network: self.network(packet),
             underlay: self.underlay.as_ref(),
             packet,
             arrived_from,
@@ -82,9 +86,7 @@ impl Here {
             .underlay
             .as_ref()
             .map_or(Ipv4Addr::UNSPECIFIED, |it| it.vtep);
-        let desired = &self.picture.contents.desired;
-        let mut networks = desired.networks.values();
-        let network = networks.find(|network| network.vni.get() == packet.vni);
+        let network = self.network(packet);
         let network = network.map_or("NETWORK", |network| network.name.as_str());
         let (source, target, protocol) = (packet.source, packet.target(), packet.protocol.name());
         format!(

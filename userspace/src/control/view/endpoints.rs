@@ -266,8 +266,7 @@ fn find_endpoint(desired: &Desired, text: &str) -> Result<String, Error> {
         endpoints.map(|e| (&*e.id, e.name.as_deref(), &*e.container_id))
     };
     let others = || {
-        let cluster = desired.cluster.iter();
-        let records = cluster.flat_map(|cluster| cluster.endpoints.values());
+        let records = desired.others();
         records.map(|r| (&*r.id, r.name.as_deref(), &*r.container_id))
     };
     let exact = |(_, name, container): &(&str, Option<&str>, &str)| {

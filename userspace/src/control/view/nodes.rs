@@ -34,7 +34,7 @@ impl Control {
         let own = self.inner.info.node.as_str();
         let mut nodes = BTreeMap::from([(own, self.own_node())]);
         let cluster = desired.cluster.iter();
-        for node in cluster.clone().flat_map(|cluster| cluster.nodes.values()) {
+        for node in cluster.flat_map(|cluster| cluster.nodes.values()) {
             if node.name != own {
                 let view = nodes.entry(&node.name).or_insert_with(|| down(&node.name));
                 view.node = Some((**node).clone());
@@ -46,7 +46,7 @@ impl Control {
                 view.networks.insert(network.to_owned());
             }
         };
-        for record in cluster.flat_map(|cluster| cluster.endpoints.values()) {
+        for record in desired.others() {
             let node = &*record.node;
             let view = nodes.entry(node).or_insert_with(|| down(node));
             count(view, &record.network);

@@ -110,8 +110,7 @@ fn namespaces(desired: &Desired) -> BTreeMap<String, NamespaceView> {
     for endpoint in desired.endpoints.values() {
         count(&endpoint.namespace, 1, 0);
     }
-    let others = desired.cluster.iter();
-    for record in others.flat_map(|cluster| cluster.endpoints.values()) {
+    for record in desired.others() {
         count(&record.namespace, 1, 0);
     }
     for (namespace, _) in desired.policies.keys() {
