@@ -45,25 +45,27 @@ pub(super) fn assign<W: Display>(
     {
         return Ok(ip);
     }
-    let mut free = free(network, in_use);
-    let chosen = match claim.attempt {
-        0 => free.next(),
-        attempt => {
-            let candidates: Vec<_> = free.take(window(attempt)).collect();
-            let at = spread(claim.endpoint, attempt).checked_rem(candidates.len());
-            at.and_then(|at| candidates.get(at).copied())
-        }
-    };
+    let lowest = free(network, in_use).take(window(claim.attempt));
+    let candidates: Vec<_> = lowest.collect();
+    let at = spread(claim.endpoint, claim.attempt).checked_rem(candidates.len());
+    let chosen = at.and_then(|at| candidates.get(at).copied());
     chosen.ok_or_else(|| {
         let (network, subnet) = (network.name.clone(), network.subnet);
         Conflict::NetworkFull { network, subnet }.into()
     })
 }
 
-/// How many addresses are chosen from: twice as many after each lost race, up
-/// to four for each of a thousand nodes.
+/// Races for the lowest address that an endpoint loses before it tries others: a few
+/// hosts that start containers at the same time fill the subnet from below.
+const RACES_FOR_THE_LOWEST: u32 = 3;
+
+/// How many addresses are chosen from: after the first races twice as many after
+/// each one, up to four for each of a thousand nodes.
 fn window(attempt: u32) -> usize {
-    8 << attempt.min(9)
+    match attempt.checked_sub(RACES_FOR_THE_LOWEST) {
+        None | Some(0) => 1,
+        Some(more) => 8 << more.min(9),
+    }
 }
 
 /// A number that differs between endpoints, and from attempt to attempt.
