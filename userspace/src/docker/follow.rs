@@ -173,16 +173,18 @@ impl Follower {
         let ours = attributes.contains_key(labels::ROLE);
         debug!(pair = key, action, ours, "event");
         // A network-only container whose user never comes is noticed by its own
-        // creation. Its stop is news too, unless it is ours after a failure,
-        // which would be tried again without pause.
+        // creation. That somebody else starts it is news, too: its namespace is
+        // another one then. So is its stop, unless that is ours after a failure, which
+        // would be tried again without pause.
         let failing = self
             .pairs
             .get(key)
             .is_some_and(|progress| progress.failing.is_some());
-        let news = if ours {
-            !failing && matches!(action, "create" | "die" | "destroy")
-        } else {
-            true
+        let news = match action {
+            _ if !ours => true,
+            "start" => !self.wiring.was_own_start(key) && !failing,
+            "create" | "die" | "destroy" => !failing,
+            _ => false,
         };
         if news {
             self.look_at(&key.clone());
@@ -292,8 +294,13 @@ mod tests {
         let engine = Arc::new(Engine::new("unix:///nonexistent/docker.sock"));
         let mut follower = Follower::new(Arc::new(Wiring::new(engine, control)));
 
+        // There is no Docker that would start it, and so no event that would tell.
+        let started = follower.wiring.start_network("1", "id").await;
+        assert!(started.is_err() && !follower.wiring.was_own_start("1"));
         follower.see(&event("start", true));
-        assert!(follower.tasks.is_empty(), "we started it ourselves");
+        assert_eq!(follower.tasks.len(), 1, "somebody else started it");
+        finish_one(&mut follower).await;
+        follower.pairs.clear();
         follower.see(&event("die", true));
         follower.see(&event("die", true));
         assert_eq!(follower.tasks.len(), 1, "one at a time");

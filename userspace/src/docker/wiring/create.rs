@@ -168,6 +168,7 @@ impl Wiring {
         let mut memory = self.memory();
         memory.unused.remove(key);
         memory.failures.remove(key);
+        memory.starts.remove(key);
         memory.requested.retain(|_, keys| {
             keys.retain(|other| other != key);
             !keys.is_empty()

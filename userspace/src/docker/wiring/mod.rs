@@ -57,6 +57,9 @@ struct Memory {
     unused: HashMap<String, Instant>,
     /// Why a pair could not be wired.
     failures: HashMap<String, String>,
+    /// Starts of network-only containers that are ours and of which Docker has not
+    /// told yet.
+    starts: HashMap<String, u32>,
 }
 
 /// Why a container has no network.
@@ -126,6 +129,30 @@ impl Wiring {
     /// Why the pair could not be wired the last time, if it could not.
     pub fn failure(&self, key: &str) -> Option<String> {
         self.memory().failures.get(key).cloned()
+    }
+
+    /// Starts a network-only container.
+    pub(super) async fn start_network(&self, key: &str, id: &str) -> Result<(), EngineError> {
+        *self.memory().starts.entry(key.to_owned()).or_default() += 1;
+        let started = self.engine.start(id).await;
+        if started.is_err() {
+            self.was_own_start(key);
+        }
+        started
+    }
+
+    /// Whether it was us who started a network-only container, now that Docker tells
+    /// that somebody has. Each of our starts answers for one.
+    pub fn was_own_start(&self, key: &str) -> bool {
+        let starts = &mut self.memory().starts;
+        let Some(untold) = starts.get_mut(key) else {
+            return false;
+        };
+        *untold -= 1;
+        if *untold == 0 {
+            starts.remove(key);
+        }
+        true
     }
 
     /// Pairs that have an endpoint, whether or not Docker still has them.

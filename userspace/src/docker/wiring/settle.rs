@@ -186,7 +186,7 @@ impl Wiring {
             }
             Namespace::Network => namespace_of(network).await,
             Namespace::StartNetwork => {
-                self.engine.start(&network.id).await?;
+                self.start_network(&pair.key, &network.id).await?;
                 let started = self.engine.container(&network.id).await?;
                 namespace_of(&started.unwrap_or_default()).await
             }
