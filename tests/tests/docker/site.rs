@@ -56,10 +56,11 @@ impl Site {
         Self::with(lab, name, Hooks::All, "")
     }
 
-    /// The same in the cluster that this etcd is for, with a lease of 3 s.
+    /// The same in the cluster that this etcd is for. A daemon may be away for a
+    /// minute, as on a machine with a lot to do, without its host being given up.
     pub(crate) fn in_cluster(lab: &Lab, name: &str, etcd: &EtcdMember) -> Result<Self> {
         let address = etcd.address();
-        let flags = format!("--store etcd://{address} --etcd-lease 3 --node {name}");
+        let flags = format!("--store etcd://{address} --etcd-lease 60 --node {name}");
         Self::with(lab, name, Hooks::All, &flags)
     }
 
