@@ -4,51 +4,39 @@
 use vxplane_common::{drop::DropReason, trace::Step};
 
 use crate::{
-    config, group,
+    config,
     packet::{self, Packet, Refused, TunnelKey},
     trace,
     verdict::Action,
 };
 
-/// Sends the frame of someone in `group` (0 for none) to a VTEP by the kernel's
-/// device.
+/// Sends the frame to a VTEP by the kernel's device.
 #[inline(never)]
-pub(crate) fn send(
-    pkt: &mut Packet,
-    vni: u32,
-    vtep: u32,
-    group: u32,
-) -> Result<Action, DropReason> {
+pub(crate) fn send(pkt: &mut Packet, vni: u32, vtep: u32) -> Result<Action, DropReason> {
     trace::step(
         pkt,
         Step::SlowPath {
             vtep: vtep.to_ne_bytes(),
         },
     );
-    address(pkt, vni, vtep, group)?;
+    address(pkt, vni, vtep)?;
     Ok(packet::redirect(config::get().fallback_ifindex))
 }
 
-/// Sends a copy of the frame likewise.
+/// Sends a copy of the frame to a VTEP by the kernel's device.
 #[inline(always)]
-pub(crate) fn send_copy(pkt: &mut Packet, vni: u32, vtep: u32, group: u32) -> Result<(), Refused> {
-    address(pkt, vni, vtep, group)?;
+pub(crate) fn send_copy(pkt: &mut Packet, vni: u32, vtep: u32) -> Result<(), Refused> {
+    address(pkt, vni, vtep)?;
     pkt.send_copy(config::get().fallback_ifindex)
 }
 
 #[inline(always)]
-fn address(pkt: &mut Packet, vni: u32, vtep: u32, group: u32) -> Result<(), Refused> {
+fn address(pkt: &mut Packet, vni: u32, vtep: u32) -> Result<(), Refused> {
     pkt.set_tunnel_key(TunnelKey {
         vni,
         remote: vtep,
         local: u32::from_ne_bytes(config::get().vtep),
-    })?;
-    if !group::is_on() {
-        return Ok(());
-    }
-    // Also that there is none: a device with the extension that is told nothing
-    // sends what happens to stand in the kernel's memory.
-    pkt.set_tunnel_group(group)
+    })
 }
 
 /// Which tunnel a frame came by that the kernel took apart.

@@ -14,6 +14,13 @@ impl Shared {
         unsafe { self.0.read_volatile() }
     }
 
+    /// What others add meanwhile is lost.
+    #[inline(always)]
+    pub(crate) fn set(self, value: u64) {
+        // SAFETY: as in `get`.
+        unsafe { self.0.write_volatile(value) };
+    }
+
     /// Adds `value`, modulo 2^64, and returns what there was before. Not relaxed:
     /// the compiler takes that for an addition that returns nothing, and returns
     /// `value`.

@@ -38,6 +38,10 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
     /// ARRAY: endpoint slot → [`super::EndpointDrops`].
     pub const ENDPOINT_DROPS: &str = "ENDPOINT_DROPS";
+    /// HASH: endpoint slot → [`super::Limit`], for endpoints that have limits.
+    pub const LIMITS: &str = "LIMITS";
+    /// ARRAY: endpoint slot → [`super::Spent`], written by the programs.
+    pub const SPENT: &str = "SPENT";
     /// ARRAY of one `u64`: until when somebody reads [`MONITOR`], nanoseconds of
     /// `CLOCK_MONOTONIC`. A reader that dies stops being written for by itself.
     /// Like the next three not pinned: each load has its own.
@@ -93,8 +97,14 @@ pub const LAYOUTS: &[&[&str]] = &[
 ];
 
 /// The second layout: endpoints and neighbours have identities, and endpoints
-/// drops of their own.
-const POLICY: &[&str] = &[map::ENDPOINTS, map::NEIGHBOURS, map::ENDPOINT_DROPS];
+/// drops and limits of their own.
+const POLICY: &[&str] = &[
+    map::ENDPOINTS,
+    map::NEIGHBOURS,
+    map::ENDPOINT_DROPS,
+    map::LIMITS,
+    map::SPENT,
+];
 
 /// The layout of this version.
 pub const LAYOUT: usize = LAYOUTS.len() + 1;
@@ -164,9 +174,8 @@ pub struct Config {
     pub source_port_min: u16,
     /// Number of ports in the entropy range, host order, at least 1.
     pub source_port_range: u16,
-    /// 1 if packets bear, and are believed, the group policy ID of who sends them
-    /// (VXLAN Group Policy extension); 0 if not.
-    pub gbp: u16,
+    /// Explicit padding.
+    pub pad: [u8; 2],
     /// The kernel's `vxlan external` device of the slow path.
     pub fallback_ifindex: u32,
     /// MTU of the underlay device: what an outer IP packet may measure.
@@ -612,6 +621,23 @@ pub struct EndpointDrops {
     pub packets: [u64; 32],
 }
 
+/// How much an endpoint may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limit {
+    /// Flows that it may begin within a second, never 0.
+    pub new_flows_per_second: u32,
+}
+
+/// How much of its limits an endpoint has spent: until when, if it went on
+/// evenly. Nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Spent {
+    /// By the flows that it began.
+    pub new_flows_until: u64,
+}
+
 /// [`Notice::kind`]: a packet was dropped.
 pub const NOTICE_DROP: u32 = 0;
 /// [`Notice::kind`]: a flow began.
@@ -764,6 +790,8 @@ packed_sizes! {
     Traffic = 16 + 16 + APPENDED * 8;
     Event = 4 + 4 + 4 + 6 + 2;
     EndpointDrops = 32 * 8;
+    Limit = 4;
+    Spent = 8;
     Notice = 5 * 4 + 3 * 4 + 2 * 2 + 2 * 6 + 2 + 3 + 3;
     NoticeBudget = 8 + 2 * 4 + 2 * 8;
     TraceStep = 4 + 4 + 4;

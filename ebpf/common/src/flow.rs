@@ -27,11 +27,6 @@ pub const EGRESS_DECIDED: u32 = 1 << 5;
 /// of this host.
 pub const INGRESS_DECIDED: u32 = 1 << 6;
 
-/// [`Flow::state`]: above this, the group policy ID that the initiator's packets
-/// came with.
-const GROUP_SHIFT: u32 = 16;
-const _: () = assert!(INGRESS_DECIDED < 1 << GROUP_SHIFT);
-
 const FINISHED: u32 = INITIATOR_FINISHED | RESPONDER_FINISHED;
 const DECIDED: u32 = EGRESS_DECIDED | INGRESS_DECIDED;
 
@@ -229,6 +224,13 @@ impl Segment {
         }
     }
 
+    /// Whether it is the first of its flow if that is not known: of TCP a SYN is,
+    /// anything else comes from the midst of a connection.
+    #[inline(always)]
+    pub fn is_first(&self) -> bool {
+        self.protocol != protocol::TCP || self.signal == SignalCode::of(Signal::Begins)
+    }
+
     /// Whether the sender began the flow that is in this state.
     #[inline(always)]
     pub fn is_from_initiator(&self, state: u32) -> bool {
@@ -388,25 +390,23 @@ impl Flow {
     }
 
     /// Whether it has shown to last: seen at `now`, more than a second after it
-    /// began, and more than somebody's knocking at a door.
+    /// began, and more than somebody's knocking at a door. What nobody answers stays
+    /// among the new ones, where it drives out its like alone.
     #[inline(always)]
-    pub const fn lasts(&self, protocol: u8, now: u32) -> bool {
-        now.saturating_sub(self.created) > 1
-            && self.state & FINISHED == 0
-            && (protocol != protocol::TCP || self.state & ESTABLISHED != 0)
+    pub const fn lasts(&self, now: u32) -> bool {
+        now.saturating_sub(self.created) > 1 && self.takes_part()
+    }
+
+    /// Whether both ends take part, and have more to say.
+    #[inline(always)]
+    pub const fn takes_part(&self) -> bool {
+        self.state & (ESTABLISHED | FINISHED) == ESTABLISHED
     }
 
     /// What has been decided about it.
     #[inline(always)]
     pub const fn decision(&self) -> Decision {
         Decision(self.decision)
-    }
-
-    /// Whether it was decided for the group that `segment` came with, which is not
-    /// said of every packet, and only matters of who began.
-    #[inline(always)]
-    pub fn is_of_group(&self, segment: &Segment, claimed: u32) -> bool {
-        claimed == 0 || claimed == group(self.state) || !segment.is_from_initiator(self.state)
     }
 
     /// Whether `segment` passes and changes nothing: it is allowed in this epoch,
@@ -445,18 +445,6 @@ impl Heed {
         };
         (if initiator { EGRESS_DECIDED } else { 0 }) | (if responder { INGRESS_DECIDED } else { 0 })
     }
-}
-
-/// The group that the initiator of a flow in this state is of, by its packets.
-#[inline(always)]
-pub const fn group(state: u32) -> u32 {
-    state >> GROUP_SHIFT
-}
-
-/// The same state with another group, of 16 bits.
-#[inline(always)]
-pub const fn in_group(state: u32, group: u32) -> u32 {
-    state & !(u32::MAX << GROUP_SHIFT) | group << GROUP_SHIFT
 }
 
 /// A state with nothing said about whose rules were heeded.
@@ -716,11 +704,11 @@ mod tests {
             state,
             ..Flow::default()
         };
-        assert!(!flow(ESTABLISHED).lasts(protocol::TCP, 11));
-        assert!(flow(ESTABLISHED).lasts(protocol::TCP, 12));
-        assert!(!flow(REPLIED).lasts(protocol::TCP, 12));
-        assert!(!flow(ESTABLISHED | RESPONDER_FINISHED).lasts(protocol::TCP, 12));
-        assert!(flow(0).lasts(protocol::UDP, 12));
+        assert!(!flow(ESTABLISHED).lasts(11));
+        assert!(flow(ESTABLISHED).lasts(12));
+        assert!(!flow(REPLIED).lasts(12));
+        assert!(!flow(ESTABLISHED | RESPONDER_FINISHED).lasts(12));
+        assert!(!flow(0).lasts(12), "nobody answers");
     }
 
     #[test]

@@ -248,16 +248,20 @@ fn a_scan_drives_out_no_flow_that_lasts() {
     bed.select(Device::A, 0, 8);
     let asked = udp_from(A_IP, R_IP, TO_SERVER);
     let answer = udp_from(R_IP, A_IP, TO_CLIENT);
+    let unanswered = udp_from(A_IP, R_IP, (40_001, 80));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while bed.programs.flows(map::FLOWS).is_empty() {
         assert!(std::time::Instant::now() < deadline, "it never lasts");
+        assert_eq!(bed.send(From::A, TO_R, &unanswered), None);
         assert_eq!(bed.send(From::A, TO_R, &asked), None);
         assert_eq!(bed.send(From::Wire, TO_A, &answer), None);
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
     let before = bed.programs.flows(map::FLOWS);
+    assert_eq!(before.len(), 1, "what nobody answers does not last");
+    let new = bed.programs.flows(map::NEW_FLOWS);
     assert!(
-        bed.programs.flows(map::NEW_FLOWS).is_empty(),
+        new.values().all(|flow| flow.state & REPLIED == 0),
         "it has moved"
     );
     // More than either map has room for.

@@ -8,16 +8,12 @@
 use std::net::Ipv4Addr;
 
 use aya::maps::MapError;
-use vxplane_common::{
-    abi::{Flow, FlowKey, FlowStats, MAX_FLOWS, map},
-    flow::{ESTABLISHED, REPLIED},
-    wire::protocol,
-};
+use vxplane_common::abi::{Flow, FlowKey, FlowStats, MAX_FLOWS, map};
 
 use super::{Error, Maps, clock};
 use crate::reconcile::FlowCounts;
 
-/// Above this part of the room in percent, flows that nobody answers make way.
+/// Above this part of the room in percent, flows that are closing make way.
 const CROWDED: usize = 90;
 /// Until it is down to this part.
 const ROOMY: usize = 80;
@@ -37,7 +33,7 @@ pub(super) struct Tally {
 struct Victims {
     /// They are over.
     expired: Vec<FlowKey>,
-    /// They are not, but nobody has answered them for the longest time.
+    /// They are not, but an end has closed them, those silent for longest.
     crowded_out: Vec<FlowKey>,
 }
 
@@ -52,26 +48,17 @@ fn victims(flows: &[(FlowKey, Flow)], now: u32, room: usize) -> Victims {
             crowded_out: Vec::new(),
         };
     }
-    let mut unanswered: Vec<&(FlowKey, Flow)> = flows
+    let mut closing: Vec<&(FlowKey, Flow)> = flows
         .iter()
-        .filter(|entry| !is_over(entry) && !is_answered(entry.0, &entry.1))
+        .filter(|entry| !is_over(entry) && !entry.1.takes_part())
         .collect();
-    unanswered.sort_by_key(|(key, flow)| (flow.seen, *key));
+    closing.sort_by_key(|(key, flow)| (flow.seen, *key));
     let too_many = left.saturating_sub(room * ROOMY / 100);
-    let crowded_out = unanswered.iter().take(too_many).map(|(key, _)| *key);
+    let crowded_out = closing.iter().take(too_many).map(|(key, _)| *key);
     Victims {
         expired,
         crowded_out: crowded_out.collect(),
     }
-}
-
-fn is_answered(key: FlowKey, flow: &Flow) -> bool {
-    let wanted = if key.protocol() == protocol::TCP {
-        ESTABLISHED
-    } else {
-        REPLIED
-    };
-    flow.state & wanted != 0
 }
 
 fn is_of(key: &FlowKey, vni: u32, address: Ipv4Addr) -> bool {
@@ -79,7 +66,7 @@ fn is_of(key: &FlowKey, vni: u32, address: Ipv4Addr) -> bool {
 }
 
 impl Maps {
-    /// Forgets the flows that are over, and in a crowd those that nobody answers.
+    /// Forgets the flows that are over, and in a crowd those that are closing.
     pub(super) fn sweep_flows(&mut self) -> Result<(), Error> {
         if self.filling {
             return Ok(());
@@ -163,7 +150,10 @@ fn failed(source: MapError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use vxplane_common::flow::vni_protocol;
+    use vxplane_common::{
+        flow::{ESTABLISHED, REPLIED, RESPONDER_FINISHED, vni_protocol},
+        wire::protocol,
+    };
 
     use super::*;
 
@@ -190,7 +180,7 @@ mod tests {
         let flows = [
             flow(2, protocol::UDP, NOW - 20, 0),
             flow(3, protocol::UDP, NOW - 100, 0),
-            flow(4, protocol::UDP, NOW - 100, REPLIED),
+            flow(4, protocol::UDP, NOW - 100, REPLIED | ESTABLISHED),
             flow(5, protocol::TCP, NOW - 7000, REPLIED | ESTABLISHED),
         ];
         let found = victims(&flows, NOW, 100);
@@ -199,11 +189,12 @@ mod tests {
     }
 
     #[test]
-    fn in_a_crowd_the_oldest_unanswered_make_way() {
+    fn in_a_crowd_the_oldest_that_are_closing_make_way() {
+        let closing = REPLIED | ESTABLISHED | RESPONDER_FINISHED;
         let mut flows = vec![
-            flow(2, protocol::UDP, NOW - 1, 0),
-            flow(3, protocol::UDP, NOW - 9, 0),
-            flow(4, protocol::UDP, NOW - 5, 0),
+            flow(2, protocol::TCP, NOW - 1, closing),
+            flow(3, protocol::TCP, NOW - 9, closing),
+            flow(4, protocol::TCP, NOW - 5, closing),
         ];
         flows.extend((5..12).map(|n| flow(n, protocol::TCP, NOW - 99, REPLIED | ESTABLISHED)));
         let found = victims(&flows, NOW, 10);
@@ -212,11 +203,10 @@ mod tests {
             [flows[1].0, flows[2].0],
             "down to 8 of 10"
         );
-        let answered = &flows[3..];
         assert_eq!(
-            victims(answered, NOW, 7),
+            victims(&flows[3..], NOW, 7),
             Victims::default(),
-            "whoever is answered stays"
+            "whoever takes part stays"
         );
     }
 

@@ -150,6 +150,8 @@ pub(super) const SPECS: &[Spec] = &[
     spec::<abi::DropKey, abi::Counter>(map::DROPS, PerCpuHash, abi::MAX_DROP_KEYS, Counters),
     spec::<u32, abi::Traffic>(map::TRAFFIC, PerCpuArray, abi::MAX_ENDPOINTS, Counters),
     spec::<u32, abi::EndpointDrops>(map::ENDPOINT_DROPS, Array, abi::MAX_ENDPOINTS, Counters),
+    spec::<u32, abi::Limit>(map::LIMITS, Hash, abi::MAX_ENDPOINTS, Written),
+    spec::<u32, abi::Spent>(map::SPENT, Array, abi::MAX_ENDPOINTS, Nothing),
     spec::<(), ()>(map::EVENTS, RingBuf, abi::EVENT_RING_BYTES, Nothing),
     // What was decided in an epoch of another map is decided anew in this one.
     spec::<u32, u32>(map::EPOCH, Array, 1, Nothing),
@@ -332,6 +334,8 @@ mod tests {
             "DROPS 1 PerCpuHash 8 16 16384",
             "TRAFFIC 1 PerCpuArray 4 32 4096",
             "ENDPOINT_DROPS 2 Array 4 256 4096",
+            "LIMITS 2 Hash 4 4 4096",
+            "SPENT 2 Array 4 8 4096",
             "EVENTS 1 RingBuf 0 0 262144",
             "EPOCH 1 Array 4 4 1",
             "MEMBERS 1 Hash 8 4 1048576",
