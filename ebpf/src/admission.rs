@@ -27,6 +27,8 @@ pub(crate) struct Way<'a> {
     pub(crate) vni: u32,
     /// The host veth it came from; 0 if it came by the wire.
     pub(crate) from: u32,
+    /// The group its sender says to be in, if it came by the wire; 0 for none.
+    pub(crate) group: u32,
     /// The endpoint here that it is to go to.
     pub(crate) to: Option<&'a FdbEntry>,
 }
@@ -51,6 +53,7 @@ pub(crate) fn admit(pkt: &mut Packet, way: Way<'_>, frame: &Frame) -> Result<(),
     let passage = Passage {
         segment: ip.segment(way.vni),
         from: way.from,
+        group: way.group,
         to: owner.map_or(0, |to| to.ifindex),
         ip_at: way.at + Eth::LEN,
     };
@@ -82,21 +85,28 @@ impl Alone {
     /// name: it passes by rules for everyone and everything.
     #[inline(always)]
     pub(crate) fn of(way: &Way<'_>, frame: &Frame) -> Result<&'static mut Self, DropReason> {
-        let (src, dst, protocol, port, signal) = match frame.ipv4() {
+        let (src, group, dst, protocol, port, signal) = match frame.ipv4() {
             Some(ip) => {
                 let Transport { dst, signal, .. } = ip.transport;
                 let port = flow::service(ip.protocol, dst);
-                (ip.src, ip.dst, ip.protocol, port, signal)
+                (ip.src, way.group, ip.dst, ip.protocol, port, signal)
             }
-            None => (0, 0, protocol::NONE, 0, SignalCode::ORDINARY),
+            None => (0, 0, 0, protocol::NONE, 0, SignalCode::ORDINARY),
         };
-        let party = |address, ifindex| Party { address, ifindex };
         let alone = Self::present()?;
         *alone = Self {
             deed: Deed {
                 vni: way.vni,
-                by: party(src, way.from),
-                to: party(dst, 0),
+                by: Party {
+                    address: src,
+                    ifindex: way.from,
+                    group,
+                },
+                to: Party {
+                    address: dst,
+                    ifindex: 0,
+                    group: 0,
+                },
                 protocol,
                 port,
                 is_traced: false,

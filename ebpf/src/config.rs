@@ -10,7 +10,7 @@ static CONFIG: Config = Config {
     port: [0; 2],
     source_port_min: 0,
     source_port_range: 0,
-    pad: [0; 2],
+    gbp: 0,
     fallback_ifindex: 0,
     underlay_mtu: 0,
 };
@@ -47,7 +47,7 @@ pub(crate) fn get() -> Config {
         port: read!(port as u16).to_ne_bytes(),
         source_port_min: read!(source_port_min as u16),
         source_port_range: read!(source_port_range as u16),
-        pad: [0; 2],
+        gbp: read!(gbp as u16),
         fallback_ifindex: read!(fallback_ifindex as u32),
         underlay_mtu: read!(underlay_mtu as u32),
     }

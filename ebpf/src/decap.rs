@@ -12,6 +12,7 @@ use vxplane_common::{
 };
 
 use crate::{
+    group,
     packet::{Headers as _, Packet},
     parse::{Frame, INNER_AT, VXLAN_AT},
     trace,
@@ -62,7 +63,8 @@ pub(crate) fn strip(pkt: &mut Packet, tos: u8) -> Result<(), DropReason> {
 }
 
 /// Leaves the packet to the kernel's VXLAN device, without the reserved bits
-/// for which that would drop it.
+/// for which that would drop it. If the Group Policy extension is on, that device
+/// has it too.
 #[inline(never)]
 pub(crate) fn leave_to_kernel(pkt: &mut Packet) -> Result<Action, DropReason> {
     trace::step(pkt, Step::LeftToKernel);
@@ -72,7 +74,11 @@ pub(crate) fn leave_to_kernel(pkt: &mut Packet) -> Result<Action, DropReason> {
         .at::<Vxlan>(VXLAN_AT)
         .ok_or(DropReason::MalformedOuter)?;
     if vxlan.has_reserved() {
-        let clean = vxlan.without_reserved();
+        let clean = if group::is_on() {
+            vxlan.with_group_only()
+        } else {
+            vxlan.without_reserved()
+        };
         for (offset, old, new) in [
             (VXLAN_AT, vxlan.first_word(), clean.first_word()),
             (VXLAN_AT + 4, vxlan.second_word(), clean.second_word()),

@@ -7,7 +7,7 @@ use crate::{
     admission::{self, Way},
     arp, deliver, encap, endpoint,
     fdb::{self, Target},
-    flood, fragment, metrics, neighbour,
+    flood, fragment, group, metrics, neighbour,
     packet::{Headers as _, Packet},
     parse::{self, Payload},
     trace,
@@ -47,13 +47,14 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
         at: 0,
         vni: source.vni,
         from: pkt.ifindex(),
+        group: 0,
         to: found.here(),
     };
     admission::admit(pkt, way, &frame)?;
     match found.target() {
         Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
-        Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, &frame),
+        Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, group::of(source), &frame),
         Target::Everyone => flood::from_endpoint(pkt, &way, &frame),
     }
 }

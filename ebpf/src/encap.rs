@@ -19,24 +19,30 @@ use crate::{
 };
 
 /// Sends a frame to a VTEP. What cannot be encapsulated here goes by the
-/// kernel's device: no IPv4, too large, or in a tunnel already.
+/// kernel's device: no IPv4, too large, or in a tunnel already. The sender is in
+/// `group`; 0 for none.
 #[inline(always)]
 pub(crate) fn send(
     pkt: &mut Packet,
     vni: u32,
     vtep: Vtep,
+    group: u32,
     frame: &Frame,
 ) -> Result<Action, DropReason> {
     let Some(ip) = frame.ipv4() else {
-        return fallback::send(pkt, vni, vtep.address);
+        return fallback::send(pkt, vni, vtep.address, group);
     };
     let Some(total_len) = native_len(pkt, ip) else {
-        return fallback::send(pkt, vni, vtep.address);
+        // What the kernel is to cut into fragments bears no group: whoever puts
+        // them together takes it for reserved bits, unless it has the extension
+        // too, and drops the packet.
+        let group = if pkt.gso_size() == 0 { 0 } else { group };
+        return fallback::send(pkt, vni, vtep.address, group);
     };
     // Taken of the inner packet, hence before there is an outer one.
     let flow_hash = pkt.flow_hash();
     if pkt.push_room().is_err() {
-        return fallback::send(pkt, vni, vtep.address);
+        return fallback::send(pkt, vni, vtep.address, group);
     }
     let config = config::get();
     let headers = pkt.at_mut::<Tunnelled>(0).ok_or(DropReason::Rewrite)?;
@@ -54,6 +60,9 @@ pub(crate) fn send(
         ),
     };
     vtep.outer.write(&mut headers.outer, per_packet);
+    if group != 0 {
+        headers.outer.put_group(group);
+    }
     trace::step(
         pkt,
         Step::Encapsulated {

@@ -14,7 +14,7 @@ use vxplane_common::{
 
 use crate::{
     admission::{Alone, Way},
-    endpoint, fallback, metrics, network,
+    endpoint, fallback, group, metrics, network,
     packet::{Packet, Refused},
     parse::Frame,
     trace,
@@ -51,6 +51,8 @@ struct Round<'a> {
     pkt: &'a mut Packet,
     /// What its receivers' rules have to know of it.
     alone: &'a mut Alone,
+    /// The group its sender is in, if that is here; 0 for none.
+    group: u32,
     direction: Direction,
     /// Whether there was anyone to send it to. Not a number: the verifier would
     /// follow it up.
@@ -63,9 +65,11 @@ struct Round<'a> {
 fn copies(pkt: &mut Packet, alone: &mut Alone, direction: Direction) -> Result<Action, DropReason> {
     let members = network::by_vni(alone.vni()).map_or(0, |network| network.flood_len);
     trace::step(pkt, Step::Flooded { members });
+    let group = endpoint::by_ifindex(alone.sender()).map_or(0, group::of);
     let mut round = Round {
         pkt,
         alone,
+        group,
         direction,
         asked: false,
     };
@@ -143,7 +147,8 @@ fn copy(round: &mut Round<'_>, slot: u32, target: &FloodTarget) -> Result<(), Dr
     }
     if target.ifindex == 0 {
         let vtep = u32::from_ne_bytes(target.vtep);
-        return fallback::send_copy(round.pkt, round.alone.vni(), vtep).map_err(failed);
+        return fallback::send_copy(round.pkt, round.alone.vni(), vtep, round.group)
+            .map_err(failed);
     }
     round.pkt.send_copy(target.ifindex).map_err(failed)?;
     metrics::received(round.pkt, target.slot);

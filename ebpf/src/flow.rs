@@ -25,7 +25,7 @@ use vxplane_common::{
 };
 
 use crate::{
-    endpoint, limit, monitor,
+    endpoint, group, limit, monitor,
     packet::Packet,
     parse,
     policy::{self, Deed, Party},
@@ -53,6 +53,8 @@ pub(crate) struct Passage {
     pub(crate) segment: Segment,
     /// The host veth of the sender; 0 if that is not here.
     pub(crate) from: u32,
+    /// The group that the sender says to be in, if it came by the wire; 0 for none.
+    pub(crate) group: u32,
     /// The host veth of the receiver; 0 if that is not here.
     pub(crate) to: u32,
     /// Where its IPv4 header stands.
@@ -68,17 +70,19 @@ impl Passage {
         }
     }
 
-    /// What the one that began does to the other.
+    /// What the one that began, in `group`, does to the other.
     #[inline(always)]
-    fn deed(&self, sender_began: bool) -> Deed {
+    fn deed(&self, sender_began: bool, group: u32) -> Deed {
         let Segment { src, dst, .. } = self.segment;
         let sender = Party {
             address: src.address,
             ifindex: self.from,
+            group: 0,
         };
         let receiver = Party {
             address: dst.address,
             ifindex: self.to,
+            group: 0,
         };
         let (by, to, port) = if sender_began {
             (sender, receiver, dst.port)
@@ -87,7 +91,7 @@ impl Passage {
         };
         Deed {
             vni: self.segment.vni,
-            by,
+            by: Party { group, ..by },
             to,
             protocol: self.segment.protocol,
             port: service(self.segment.protocol, port),
@@ -111,6 +115,7 @@ pub(crate) fn admit(pkt: &mut Packet, passage: Passage) -> Result<(), DropReason
     if let Some(flow) = unsafe { FLOWS.get(&key) }
         && flow.tick == tick()
         && flow.takes(&passage.segment, passage.heed(), policy::epoch())
+        && (!group::is_on() || flow.is_of_group(&passage.segment, passage.group))
     {
         return Ok(());
     }
@@ -191,10 +196,10 @@ impl Work {
         self.place != Place::Nowhere && !self.found.is_over(self.protocol(), self.now)
     }
 
-    /// The rule that allows what whoever began does to the other.
+    /// The rule that allows what whoever began, in `group`, does to the other.
     #[inline(always)]
-    fn judge(&mut self, sender_began: bool) -> Result<u32, DropReason> {
-        self.deed = self.passage.deed(sender_began);
+    fn judge(&mut self, sender_began: bool, group: u32) -> Result<u32, DropReason> {
+        self.deed = self.passage.deed(sender_began, group);
         self.deed.is_traced = self.is_traced;
         policy::judge(&self.deed)
     }
@@ -259,16 +264,32 @@ fn decide(work: &mut Work) {
     let segment = &work.passage.segment;
     let (heed, state) = (work.passage.heed(), work.found.state);
     let heeded = heed.in_state(segment, state);
-    if work.found.decision().is_of(epoch) && state & heeded == heeded {
+    let sender_began = segment.is_from_initiator(state);
+    let group = initiators_group(state, sender_began, work.passage.group);
+    let is_same = state & heeded == heeded && flow::group(state) == group;
+    if work.found.decision().is_of(epoch) && is_same {
         return;
     }
-    let sender_began = segment.is_from_initiator(state);
-    let decision = match work.judge(sender_began) {
+    let decision = match work.judge(sender_began, group) {
         Ok(rule) => Decision::allowed(epoch, rule),
         Err(reason) => Decision::denied(epoch, reason),
     };
     work.flow.decision = decision.get();
-    work.flow.state = undecided(state) | heeded;
+    work.flow.state = flow::in_group(undecided(state) | heeded, group);
+}
+
+/// The group of who began a flow in this state: as its packet says now, or has said
+/// before; not every packet does.
+#[inline(always)]
+fn initiators_group(state: u32, sender_began: bool, claimed: u32) -> u32 {
+    if !group::is_on() {
+        return 0;
+    }
+    if sender_began && claimed != 0 {
+        claimed
+    } else {
+        flow::group(state)
+    }
 }
 
 /// A packet of a flow that is known.
@@ -380,10 +401,11 @@ fn begin(work: &mut Work) -> Result<(), DropReason> {
     let epoch = policy::epoch();
     let initiator = flow::initiator(&work.passage.segment);
     let mut sender_began = !matches!(initiator, Initiator::Receiver);
-    let mut judgement = work.judge(sender_began);
+    let claimed = work.passage.group;
+    let mut judgement = work.judge(sender_began, if sender_began { claimed } else { 0 });
     if judgement.is_err() && matches!(initiator, Initiator::Either) {
         sender_began = false;
-        judgement = work.judge(false).or(judgement);
+        judgement = work.judge(false, 0).or(judgement);
     }
     let rule = judgement?;
     let segment = &work.passage.segment;
@@ -403,12 +425,13 @@ fn begin(work: &mut Work) -> Result<(), DropReason> {
         return Ok(());
     }
     let heeded = work.passage.heed().in_state(segment, begun);
+    let group = if sender_began { claimed } else { 0 };
     forget(work);
     work.flow = Flow {
         decision: Decision::allowed(epoch, rule).get(),
         created: work.now,
         seen: work.now,
-        state: state | heeded,
+        state: flow::in_group(state | heeded, group),
         tick: tick(),
     };
     if NEW_FLOWS
@@ -465,6 +488,7 @@ fn quote(pkt: &mut Packet, work: &mut Work) -> bool {
     work.passage = Passage {
         segment,
         from: reported.to,
+        group: 0,
         to: if is_by_receiver { reported.from } else { 0 },
         ip_at: reported.ip_at,
     };

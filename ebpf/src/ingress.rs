@@ -6,7 +6,7 @@ use vxplane_common::{abi::Peer, drop::DropReason, trace::Step, tunnel::Tunnel, w
 
 use crate::{
     admission::{self, Way},
-    decap, deliver, fallback, fdb, flood, fragment, learn, neighbour,
+    decap, deliver, fallback, fdb, flood, fragment, group, learn, neighbour,
     packet::{Packet, TunnelKey},
     parse::{self, Frame, INNER_AT, Payload},
     peer, trace,
@@ -55,6 +55,7 @@ fn ingress(pkt: &mut Packet, tunnel: &Tunnel, peer: &Peer) -> Result<Action, Dro
         at: INNER_AT,
         vni: tunnel.vni,
         from: 0,
+        group: group::claimed(pkt),
         to: Some(target),
     };
     admission::admit(pkt, way, &frame)?;
@@ -85,6 +86,7 @@ fn ingress_plain(pkt: &mut Packet, tunnel: &TunnelKey, peer: &Peer) -> Result<Ac
         at: 0,
         vni: tunnel.vni,
         from: 0,
+        group: group::claimed_before(pkt),
         to: None,
     };
     if frame.dst.is_group() {

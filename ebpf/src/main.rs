@@ -28,6 +28,7 @@ mod fdb;
 mod flood;
 mod flow;
 mod fragment;
+mod group;
 mod guard;
 mod ingress;
 mod learn;

@@ -322,6 +322,36 @@ impl Packet {
         })
     }
 
+    /// The group policy ID, and the flags above it, that the kernel took the packet
+    /// with; 0 for none.
+    pub(crate) fn tunnel_group(&self) -> u32 {
+        let mut group = 0_u32;
+        // SAFETY: the context is valid while the program runs, `group` is as long
+        // as said, and it is all that the kernel's VXLAN device has to say.
+        unsafe {
+            helper::bpf_skb_get_tunnel_opt(
+                self.ctx.skb,
+                (&raw mut group).cast::<c_void>(),
+                size::<u32>(),
+            )
+        };
+        group
+    }
+
+    /// Says which group policy ID the kernel's VXLAN device is to send it with; after
+    /// [`Self::set_tunnel_key`], which takes it back.
+    pub(crate) fn set_tunnel_group(&mut self, group: u32) -> Result<(), Refused> {
+        let mut group = group;
+        // SAFETY: as in `tunnel_group`.
+        refused(unsafe {
+            helper::bpf_skb_set_tunnel_opt(
+                self.ctx.skb,
+                (&raw mut group).cast::<c_void>(),
+                size::<u32>(),
+            )
+        })
+    }
+
     /// Sends a copy out of a device now. Takes the packet mutably because the
     /// kernel may move its bytes for that.
     pub(crate) fn send_copy(&mut self, ifindex: u32) -> Result<(), Refused> {

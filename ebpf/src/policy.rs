@@ -45,6 +45,8 @@ pub(crate) struct Party {
     pub(crate) address: u32,
     /// Its host veth; 0 if it is no endpoint of this host.
     pub(crate) ifindex: u32,
+    /// The group it says to be in; 0 for none.
+    pub(crate) group: u32,
 }
 
 /// What somebody does to somebody else. Where it stands in a map, the verifier looks
@@ -161,10 +163,6 @@ fn ruleset(ifindex: u32, of: impl Fn(&Endpoint) -> u32) -> Option<u32> {
 /// The rule of this set that allows the deed with `peer`. There are only rules that
 /// allow, so the first that is found is as good as any.
 #[inline(never)]
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "it stands in a map, and the verifier is to see it there"
-)]
 fn rule(ruleset: u32, deed: &Deed, peer: &Party) -> u32 {
     if let Some(class) = class_of_identity(ruleset, deed.vni, peer) {
         match rule_of_class(ruleset, class, deed) {
@@ -184,7 +182,13 @@ fn rule(ruleset: u32, deed: &Deed, peer: &Party) -> u32 {
 #[inline(always)]
 fn class_of_identity(ruleset: u32, vni: u32, peer: &Party) -> Option<u32> {
     let identity = match peer.ifindex {
-        0 => neighbour::by_address(vni, peer.address.to_ne_bytes())?.identity,
+        // Whoever has a known address is who that says. What others say of
+        // themselves is an identity that some rule set knows, or nobody's.
+        0 => match neighbour::by_address(vni, peer.address.to_ne_bytes()) {
+            Some(owner) => owner.identity,
+            None if peer.group != 0 => peer.group,
+            None => return None,
+        },
         ifindex => endpoint::by_ifindex(ifindex).ok()?.identity,
     };
     // SAFETY: one word, which the daemon replaces as a whole.

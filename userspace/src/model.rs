@@ -37,6 +37,22 @@ pub struct Network {
     pub internal: bool,
 }
 
+#[cfg(test)]
+impl Network {
+    /// One as users have them.
+    #[expect(clippy::missing_panics_doc, reason = "what it is made of is right")]
+    pub fn sample() -> Self {
+        Self {
+            name: "blue".to_owned(),
+            vni: Vni::new(7).unwrap(),
+            subnet: "10.50.0.0/24".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 50, 0, 1),
+            mtu: None,
+            internal: false,
+        }
+    }
+}
+
 /// One interface of one container in one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

@@ -174,8 +174,9 @@ pub struct Config {
     pub source_port_min: u16,
     /// Number of ports in the entropy range, host order, at least 1.
     pub source_port_range: u16,
-    /// Explicit padding.
-    pub pad: [u8; 2],
+    /// 1 if packets bear, and are believed, the group policy ID of who sends them
+    /// (VXLAN Group Policy extension); 0 if not.
+    pub gbp: u16,
     /// The kernel's `vxlan external` device of the slow path.
     pub fallback_ifindex: u32,
     /// MTU of the underlay device: what an outer IP packet may measure.

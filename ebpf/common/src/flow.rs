@@ -27,6 +27,11 @@ pub const EGRESS_DECIDED: u32 = 1 << 5;
 /// of this host.
 pub const INGRESS_DECIDED: u32 = 1 << 6;
 
+/// [`Flow::state`]: above this, the group policy ID that the initiator's packets
+/// came with.
+const GROUP_SHIFT: u32 = 16;
+const _: () = assert!(INGRESS_DECIDED < 1 << GROUP_SHIFT);
+
 const FINISHED: u32 = INITIATOR_FINISHED | RESPONDER_FINISHED;
 const DECIDED: u32 = EGRESS_DECIDED | INGRESS_DECIDED;
 
@@ -409,6 +414,13 @@ impl Flow {
         Decision(self.decision)
     }
 
+    /// Whether it was decided for the group that `segment` came with, which is not
+    /// said of every packet, and only matters of who began.
+    #[inline(always)]
+    pub fn is_of_group(&self, segment: &Segment, claimed: u32) -> bool {
+        claimed == 0 || claimed == group(self.state) || !segment.is_from_initiator(self.state)
+    }
+
     /// Whether `segment` passes and changes nothing: it is allowed in this epoch,
     /// all was heeded that `heed` asks for, and the state will be the same.
     #[inline(always)]
@@ -445,6 +457,18 @@ impl Heed {
         };
         (if initiator { EGRESS_DECIDED } else { 0 }) | (if responder { INGRESS_DECIDED } else { 0 })
     }
+}
+
+/// The group that the initiator of a flow in this state is of, by its packets.
+#[inline(always)]
+pub const fn group(state: u32) -> u32 {
+    state >> GROUP_SHIFT
+}
+
+/// The same state with another group, of 16 bits.
+#[inline(always)]
+pub const fn in_group(state: u32, group: u32) -> u32 {
+    state & !(u32::MAX << GROUP_SHIFT) | group << GROUP_SHIFT
 }
 
 /// A state with nothing said about whose rules were heeded.

@@ -29,6 +29,8 @@ mod at {
     pub(super) const SOURCE_PORT: usize = 20;
     pub(super) const UDP_LEN: usize = 24;
     pub(super) const UDP_CHECKSUM: usize = 26;
+    pub(super) const VXLAN_FLAGS: usize = 28;
+    pub(super) const GROUP: usize = 30;
 }
 
 /// What differs from packet to packet.
@@ -96,6 +98,18 @@ impl Outer {
         put(&mut header, at::UDP_LEN, packet.total_len - IPV4_LEN);
         put(&mut header, at::UDP_CHECKSUM, 0);
         *room = OuterHeaders(header);
+    }
+}
+
+impl OuterHeaders {
+    /// Adds the group policy ID, of 16 bits, of who sends it
+    /// (draft-smith-vxlan-group-policy). Its A flag, policy has been applied, is not for us to set: whoever heeds it
+    /// applies none, and the receiver's is not the sender's to apply.
+    #[inline(always)]
+    pub fn put_group(&mut self, group: u32) {
+        let [_, _, high, low] = group.to_be_bytes();
+        self.0[at::VXLAN_FLAGS] = Vxlan::VALID | Vxlan::GROUP;
+        put(&mut self.0, at::GROUP, u16::from_be_bytes([high, low]));
     }
 }
 
@@ -183,6 +197,10 @@ mod tests {
             0xc0, 0x01, 0x12, 0xb5, 0x00, 0x72, 0, 0,
             0x08, 0, 0, 0, 0x0a, 0x0b, 0x0c, 0,
         ];
+        assert_eq!(room.0, expected);
+        room.put_group(0x3039);
+        let mut expected = expected;
+        expected[28..32].copy_from_slice(&[0x88, 0, 0x30, 0x39]);
         assert_eq!(room.0, expected);
     }
 

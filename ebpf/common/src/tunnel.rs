@@ -92,7 +92,7 @@ mod tests {
         port: 4789_u16.to_be_bytes(),
         source_port_min: 32768,
         source_port_range: 28231,
-        pad: [0; 2],
+        gbp: 0,
         fallback_ifindex: 9,
         underlay_mtu: 1500,
     };

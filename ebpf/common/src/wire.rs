@@ -240,13 +240,14 @@ impl Icmp {
     pub const ECHO_REPLY: u8 = 0;
 }
 
-/// VXLAN (RFC 7348 §5).
+/// VXLAN (RFC 7348 §5), with what the Group Policy extension
+/// (draft-smith-vxlan-group-policy) makes of reserved bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(2))]
 pub struct Vxlan {
-    /// The I bit; all others are reserved.
+    /// The I bit, and the extension's G bit; all others are reserved.
     pub flags: u8,
-    /// Reserved.
+    /// Reserved; with the G bit, the extension's flags and a group policy ID.
     pub reserved1: [u8; 3],
     /// The VNI, network order.
     pub vni: [u8; 3],
@@ -259,6 +260,8 @@ impl Vxlan {
     pub const LEN: u32 = 8;
     /// The I flag: the VNI is valid.
     pub const VALID: u8 = 0x08;
+    /// The extension's G flag: there is a group policy ID.
+    pub const GROUP: u8 = 0x80;
 
     /// A header as RFC 7348 wants it sent.
     #[inline(always)]
@@ -297,6 +300,29 @@ impl Vxlan {
     #[must_use]
     pub const fn without_reserved(&self) -> Self {
         Self::new(self.vni())
+    }
+
+    /// The same network and group policy ID, nothing else set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_group_only(&self) -> Self {
+        let mut clean = self.without_reserved();
+        let [high, low] = self.group().to_be_bytes();
+        if self.flags & Self::GROUP != 0 {
+            clean.flags |= Self::GROUP;
+            clean.reserved1 = [0, high, low];
+        }
+        clean
+    }
+
+    /// The group policy ID; 0 if there is none.
+    #[inline(always)]
+    pub const fn group(&self) -> u16 {
+        let [_, high, low] = self.reserved1;
+        if self.flags & Self::GROUP == 0 {
+            return 0;
+        }
+        u16::from_be_bytes([high, low])
     }
 
     /// Flags and what is reserved behind them.
@@ -440,6 +466,20 @@ mod tests {
         dirty.reserved2 = 0x80;
         assert!(dirty.has_reserved());
         assert_eq!(dirty.without_reserved(), clean);
+    }
+
+    #[test]
+    fn a_group_counts_where_there_is_one() {
+        let mut header = Vxlan::new(7);
+        header.reserved1 = [0xff, 0x12, 0x34];
+        header.reserved2 = 1;
+        assert_eq!(header.group(), 0, "no G bit");
+        assert_eq!(header.with_group_only(), Vxlan::new(7));
+        header.flags = 0xff;
+        assert_eq!(header.group(), 0x1234);
+        let clean = header.with_group_only();
+        assert_eq!(clean.first_word(), [0x88, 0, 0x12, 0x34]);
+        assert_eq!(clean.second_word(), [0, 0, 7, 0]);
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub(crate) fn config(fallback_ifindex: u32) -> Config {
         port: PORT.to_be_bytes(),
         source_port_min: SOURCE_PORTS.start,
         source_port_range: SOURCE_PORTS.end - SOURCE_PORTS.start,
-        pad: [0; 2],
+        gbp: 0,
         fallback_ifindex,
         underlay_mtu: MTU,
     }
@@ -130,6 +130,18 @@ pub(crate) fn config(fallback_ifindex: u32) -> Config {
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        Self::load("", config)
+    }
+
+    /// With the Group Policy extension.
+    pub(crate) fn with_groups() -> Self {
+        Self::load("gbp", |fallback| Config {
+            gbp: 1,
+            ..config(fallback)
+        })
+    }
+
+    fn load(options: &str, config: impl FnOnce(u32) -> Config) -> Self {
         let netns = Netns::new("bed").unwrap();
         let far = Netns::new("bed-far").unwrap();
         for (device, name) in Device::ALL {
@@ -143,7 +155,7 @@ impl Bed {
             .ip(&format!("link set u0 address {UNDERLAY_MAC_TEXT}"))
             .unwrap();
         netns.address("u0", VTEP, 24).unwrap();
-        let external = format!("link add vxplane0 type vxlan external dstport {PORT}");
+        let external = format!("link add vxplane0 type vxlan external dstport {PORT} {options}");
         netns.ip(&external).unwrap();
         netns.ip("link set vxplane0 up").unwrap();
         for peer in [PEER, PEER_2, OTHER_PEER] {

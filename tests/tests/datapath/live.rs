@@ -68,7 +68,7 @@ impl Node {
             port: PORT.to_be_bytes(),
             source_port_min: 32768,
             source_port_range: 28231,
-            pad: [0; 2],
+            gbp: 0,
             fallback_ifindex: index(netns, "vxplane0"),
             underlay_mtu: lab.mtu(),
         });

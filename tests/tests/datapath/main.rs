@@ -16,6 +16,7 @@ mod egress;
 mod fallback;
 mod flood;
 mod flows;
+mod groups;
 mod guard;
 mod ingress;
 mod learning;

@@ -117,20 +117,9 @@ pub(crate) fn check_identity(number: u32, identity: &Identity) -> Result<(), Inv
 mod tests {
     use std::net::Ipv4Addr;
 
-    use vxplane_common::types::{MacAddr, Vni};
+    use vxplane_common::types::MacAddr;
 
     use super::*;
-
-    fn network() -> Network {
-        Network {
-            name: "blue".to_owned(),
-            vni: Vni::new(7).unwrap(),
-            subnet: "10.50.0.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 50, 0, 1),
-            mtu: None,
-            internal: false,
-        }
-    }
 
     fn endpoint() -> EndpointRecord {
         EndpointRecord {
@@ -150,9 +139,9 @@ mod tests {
 
     #[test]
     fn what_users_can_make_is_accepted() {
-        assert_eq!(check_network(&network()), Ok(()));
+        assert_eq!(check_network(&Network::sample()), Ok(()));
         assert_eq!(check_endpoint(&endpoint()), Ok(()));
-        assert_eq!(check_place(&endpoint(), &network()), Ok(()));
+        assert_eq!(check_place(&endpoint(), &Network::sample()), Ok(()));
     }
 
     #[test]
@@ -165,7 +154,7 @@ mod tests {
             |it| it.mtu = Some(1),
         ];
         for spoil in networks {
-            let mut network = network();
+            let mut network = Network::sample();
             spoil(&mut network);
             assert!(check_network(&network).is_err(), "{network:?}");
         }
@@ -184,7 +173,10 @@ mod tests {
         for last in [0, 1, 255] {
             let mut endpoint = endpoint();
             endpoint.ip = Ipv4Addr::new(10, 50, 0, last);
-            assert!(check_place(&endpoint, &network()).is_err(), "{last}");
+            assert!(
+                check_place(&endpoint, &Network::sample()).is_err(),
+                "{last}"
+            );
         }
     }
 }

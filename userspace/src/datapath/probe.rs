@@ -77,7 +77,7 @@ impl Trial {
             port: PORT.to_be_bytes(),
             source_port_min: 32768,
             source_port_range: 1000,
-            pad: [0; 2],
+            gbp: 0,
             fallback_ifindex: LOOPBACK,
             underlay_mtu: 1500,
         };

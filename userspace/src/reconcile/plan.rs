@@ -441,7 +441,7 @@ fn plan_load(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) -> bool 
         port: wanted.port.to_be_bytes(),
         source_port_min,
         source_port_range,
-        pad: [0; 2],
+        gbp: 0,
         fallback_ifindex,
         underlay_mtu: underlay.map_or(USUAL_MTU, |underlay| underlay.mtu),
     };

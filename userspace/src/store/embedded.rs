@@ -173,21 +173,10 @@ impl Store for Embedded {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use vxplane_common::types::{MacAddr, Vni};
+    use vxplane_common::types::MacAddr;
 
     use super::*;
     use crate::model::{Endpoint, NetnsRef, Network};
-
-    fn network() -> Network {
-        Network {
-            name: "blue".to_owned(),
-            vni: Vni::new(77).unwrap(),
-            subnet: "10.50.0.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 50, 0, 1),
-            mtu: None,
-            internal: false,
-        }
-    }
 
     fn endpoint(number: u8, app: &str) -> Box<Endpoint> {
         let ip = Ipv4Addr::new(10, 50, 0, number);
@@ -216,7 +205,7 @@ mod tests {
         let changes = [(2, "web"), (3, "web"), (4, "db")];
         let changes = changes.map(|(number, app)| Change::PutEndpoint(endpoint(number, app)));
         let file = StateFile::open(directory.path()).unwrap();
-        let network = vec![Change::PutNetwork(network())];
+        let network = vec![Change::PutNetwork(Network::sample())];
         file.commit([network, changes.into()].concat())
             .await
             .unwrap();

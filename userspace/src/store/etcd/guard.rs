@@ -317,24 +317,13 @@ fn policy_key((namespace, name): &(String, String)) -> ObjectKey {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use vxplane_common::types::{MacAddr, Vni};
+    use vxplane_common::types::MacAddr;
 
     use super::*;
     use crate::{
         model::{Labels, NetnsRef},
         store::etcd::mirror::{Stored, Update},
     };
-
-    fn network() -> Network {
-        Network {
-            name: "blue".to_owned(),
-            vni: Vni::new(7).unwrap(),
-            subnet: "10.50.0.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 50, 0, 1),
-            mtu: None,
-            internal: false,
-        }
-    }
 
     fn endpoint() -> Endpoint {
         Endpoint {
@@ -356,17 +345,25 @@ mod tests {
         }
     }
 
-    /// The network as of revision 3, the endpoint of `node` as of 5; read at 9.
-    fn mirror(node: Option<&str>) -> Mirror {
-        let object = |key: &str, value: Vec<u8>, modified| Update {
+    /// An object that has not changed since it was created.
+    fn object(key: &str, value: Vec<u8>, revision: i64) -> Update {
+        Update {
             key: key.as_bytes().to_vec(),
             value: Some(Stored {
                 value,
-                created: modified,
-                modified,
+                created: revision,
+                modified: revision,
             }),
-        };
-        let mut all = vec![object("networks/blue", encode(&network()).unwrap(), 3)];
+        }
+    }
+
+    /// The network as of revision 3, the endpoint of `node` as of 5; read at 9.
+    fn mirror(node: Option<&str>) -> Mirror {
+        let mut all = vec![object(
+            "networks/blue",
+            encode(&Network::sample()).unwrap(),
+            3,
+        )];
         if let Some(node) = node {
             let record = encode(&endpoint().record(node)).unwrap();
             all.push(object("endpoints/0123456789ab", record, 5));
@@ -398,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_new_network_needs_all_networks_as_they_were() {
-        let (conditions, steps) = guard(&Mirror::new("me"), Change::PutNetwork(network()));
+        let (conditions, steps) = guard(&Mirror::new("me"), Change::PutNetwork(Network::sample()));
         let none_after = Condition::NoneAfter("/v1/objects/networks/".to_owned(), 0);
         assert_eq!(conditions, [version(NETWORK, 0), none_after]);
         assert_eq!(steps, ["+/v1/objects/networks/blue"]);
@@ -490,14 +487,6 @@ mod tests {
     /// As [`mirror`], with the identity 300 as of revision 4, and of `node` what
     /// `has` is.
     fn with_identity(node: Option<&str>, has: &Endpoint) -> Mirror {
-        let object = |key: &str, value: Vec<u8>, modified| Update {
-            key: key.as_bytes().to_vec(),
-            value: Some(Stored {
-                value,
-                created: modified,
-                modified,
-            }),
-        };
         let mut mirror = mirror(None);
         let identity = encode(&*web()).unwrap();
         mirror.follow(4, [object("identities/300", identity, 4)]);

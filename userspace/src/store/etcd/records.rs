@@ -166,20 +166,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
-    use vxplane_common::types::Vni;
 
     use super::*;
-
-    fn network() -> Network {
-        Network {
-            name: "blue".to_owned(),
-            vni: Vni::new(7).unwrap(),
-            subnet: "10.50.0.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 50, 0, 1),
-            mtu: None,
-            internal: false,
-        }
-    }
 
     fn node() -> Node {
         Node {
@@ -195,9 +183,12 @@ mod tests {
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        let value = encode(&network()).unwrap();
+        let value = encode(&Network::sample()).unwrap();
         let key = ObjectKey::Network("blue".into());
-        assert_eq!(decode(&key, &value), Ok(Record::Network(network().into())));
+        assert_eq!(
+            decode(&key, &value),
+            Ok(Record::Network(Network::sample().into()))
+        );
         let value = encode(&node()).unwrap();
         let key = ObjectKey::Node("n1".into());
         assert_eq!(decode(&key, &value), Ok(Record::Node(node().into())));
@@ -205,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_its_key_is_refused() {
-        let value = encode(&network()).unwrap();
+        let value = encode(&Network::sample()).unwrap();
         let key = ObjectKey::Network("green".into());
         let reason = decode(&key, &value).unwrap_err();
         assert!(reason.contains("blue"), "{reason}");
