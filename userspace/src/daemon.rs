@@ -148,6 +148,7 @@ async fn serve(settings: Settings, doors: Doors) -> Result<(), DaemonError> {
     let info = NodeInfo {
         node: settings.node.clone(),
         port: settings.port,
+        gbp: settings.gbp,
         hook: settings.hook,
         patience: PATIENCE,
     };

@@ -90,6 +90,16 @@ pub struct Layer {
     /// How programs are attached: auto, tcx or clsact [default: auto]
     #[arg(long, env = "VXPLANE_ATTACH", value_name = "MODE")]
     pub attach: Option<String>,
+    /// Send endpoints' identities as group policy IDs and believe those of unknown addresses (VXLAN Group Policy extension)
+    #[arg(
+        long,
+        env = "VXPLANE_GBP",
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub gbp: Option<bool>,
     /// Seconds after which a silent MAC address learned from a peer is forgotten [default: 300]
     #[arg(long, env = "VXPLANE_MAC_AGE", value_name = "SECONDS")]
     pub mac_age: Option<u64>,
@@ -131,6 +141,8 @@ pub struct Settings {
     pub xdp: XdpMode,
     /// How programs are attached.
     pub attach: AttachMode,
+    /// Whether packets bear and are believed group policy IDs.
+    pub gbp: bool,
     /// How long a silent MAC address learned from a peer is remembered.
     pub mac_age: Duration,
     /// The Docker Engine's socket.
@@ -226,6 +238,7 @@ impl Settings {
             hook: parse_hook(&text(flags.hook, file.hook, DEFAULT_HOOK))?,
             xdp: parse_xdp(&text(flags.xdp, file.xdp, "auto"))?,
             attach: parse_attach(&text(flags.attach, file.attach, "auto"))?,
+            gbp: flags.gbp.or(file.gbp).unwrap_or(false),
             mac_age: check_mac_age(flags.mac_age.or(file.mac_age).unwrap_or(DEFAULT_MAC_AGE))?,
             docker: parse_docker(&text(flags.docker, file.docker, DEFAULT_DOCKER))?,
         })
@@ -244,6 +257,7 @@ impl Settings {
             bpffs: self.bpffs.clone(),
             attach: self.attach,
             xdp: self.xdp,
+            gbp: self.gbp,
             mac_age: self.mac_age,
         }
     }
@@ -448,7 +462,7 @@ mod tests {
 
     #[test]
     fn flags_beat_the_file_and_the_file_beats_the_defaults() {
-        let file = file("port = 8472\nnode = 'from-file'\nxdp = 'off'").unwrap();
+        let file = file("port = 8472\nnode = 'from-file'\nxdp = 'off'\ngbp = true").unwrap();
         let flags = Layer {
             port: Some(4790),
             ..Layer::default()
@@ -457,6 +471,7 @@ mod tests {
         assert_eq!(settings.port, 4790);
         assert_eq!(settings.node, "from-file");
         assert_eq!(settings.xdp, XdpMode::Off);
+        assert!(settings.gbp);
         assert_eq!(settings.state_dir, Path::new("/var/lib/vxplane"));
         assert_eq!(settings.socket(), Path::new("/run/vxplane/vxplane.sock"));
         assert_eq!(settings.hook, Some("127.0.0.1:6675".parse().unwrap()));

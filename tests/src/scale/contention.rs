@@ -220,6 +220,7 @@ impl Member {
         let info = NodeInfo {
             node: name.clone(),
             port: 4789,
+            gbp: false,
             hook: None,
             patience: PATIENCE,
         };

@@ -8,6 +8,7 @@ mod faults_host;
 mod faults_underlay;
 mod flood;
 mod foreign;
+mod groups;
 mod isolation;
 mod lifecycle;
 mod monitor;

@@ -18,6 +18,7 @@ pub(crate) fn options(host: &Host) -> Options {
         port: 4789,
         bpffs: host.bpffs(),
         attach: AttachMode::Auto,
+        gbp: false,
         xdp: XdpMode::Auto,
         mac_age: Duration::from_mins(5),
     }

@@ -33,6 +33,10 @@ fn show(status: &StatusDto) -> String {
         ("Uptime", uptime(status.uptime_seconds)),
         ("VTEP", or_dash(underlay)),
         ("Port", status.port.to_string()),
+        (
+            "Group policy IDs",
+            if status.gbp { "on" } else { "off" }.to_owned(),
+        ),
         ("Programs", or_dash(status.attach.clone())),
         ("XDP guard", xdp(status)),
         (

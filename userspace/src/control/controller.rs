@@ -91,6 +91,7 @@ impl Observed {
     pub(super) fn node(&self, info: &NodeInfo) -> Option<Node> {
         let underlay = self.report.underlay.as_ref()?;
         let datapath = self.report.datapath.as_ref()?;
+        let gbp = info.gbp.then(|| "gbp".to_owned());
         let xdp = (datapath.xdp != "off").then(|| format!("xdp-{}", datapath.xdp));
         Some(Node {
             name: info.node.clone(),
@@ -102,6 +103,7 @@ impl Observed {
             capabilities: xdp
                 .into_iter()
                 .chain([datapath.attach.to_owned()])
+                .chain(gbp)
                 .collect(),
         })
     }

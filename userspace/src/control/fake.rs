@@ -342,6 +342,7 @@ async fn start(node: &str, store: Arc<dyn Store>, kernel: FakeKernel) -> Control
     let info = NodeInfo {
         node: node.to_owned(),
         port: 4789,
+        gbp: false,
         hook: None,
         // Long enough on a busy machine, short where it is waited in vain.
         patience: Duration::from_millis(if kernel.hangs.is_some() { 300 } else { 10_000 }),

@@ -79,6 +79,8 @@ pub struct NodeInfo {
     pub node: String,
     /// VXLAN UDP port.
     pub port: u16,
+    /// Whether packets bear and are believed group policy IDs.
+    pub gbp: bool,
     /// Where the hook endpoint listens, if it does.
     pub hook: Option<SocketAddr>,
     /// How long a mutation waits for the kernel to follow; [`PATIENCE`].

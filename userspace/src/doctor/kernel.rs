@@ -8,7 +8,7 @@ use vxplane_common::types::Vni;
 use super::Check;
 use crate::{
     datapath::probe::{Trial, has_redirect_peer, has_ring_buffer},
-    netlink::Netlink,
+    netlink::{ExternalVxlan, Netlink},
     reconcile::{AttachMode, describe, observe::FALLBACK},
 };
 
@@ -60,7 +60,13 @@ fn in_new_namespace(attach: AttachMode) -> io::Result<Vec<Check>> {
 
 async fn vxlan(netlink: &Netlink) -> Check {
     const NAME: &str = "vxlan";
-    match netlink.create_vxlan(FALLBACK, 4789, 1500).await {
+    let device = ExternalVxlan {
+        name: FALLBACK,
+        port: 4789,
+        gbp: false,
+        mtu: 1500,
+    };
+    match netlink.create_vxlan(&device).await {
         Ok(()) => Check::ok(NAME, "VXLAN devices can be made"),
         Err(error) => Check::fail(
             NAME,

@@ -24,6 +24,8 @@ pub enum LinkKind {
         port: u16,
         /// Whether it is `external`: VNI and addresses come with each packet.
         external: bool,
+        /// Whether it has the Group Policy extension.
+        gbp: bool,
     },
     /// Any other virtual device.
     Other(String),
@@ -95,7 +97,7 @@ impl From<LinkMessage> for Link {
 
 fn kind(info: Vec<LinkInfo>) -> LinkKind {
     let mut kind = LinkKind::Physical;
-    let mut vxlan = (0, false);
+    let mut vxlan = (0, false, false);
     for part in info {
         match part {
             LinkInfo::Kind(InfoKind::Veth) => kind = LinkKind::Veth,
@@ -103,6 +105,7 @@ fn kind(info: Vec<LinkInfo>) -> LinkKind {
                 kind = LinkKind::Vxlan {
                     port: 0,
                     external: false,
+                    gbp: false,
                 }
             }
             LinkInfo::Kind(other) => kind = LinkKind::Other(other.to_string()),
@@ -111,6 +114,7 @@ fn kind(info: Vec<LinkInfo>) -> LinkKind {
                     match option {
                         InfoVxlan::Port(port) => vxlan.0 = port,
                         InfoVxlan::CollectMetadata(external) => vxlan.1 = external,
+                        InfoVxlan::Gbp => vxlan.2 = true,
                         _ => {}
                     }
                 }
@@ -118,8 +122,13 @@ fn kind(info: Vec<LinkInfo>) -> LinkKind {
             _ => {}
         }
     }
-    if let LinkKind::Vxlan { port, external } = &mut kind {
-        (*port, *external) = vxlan;
+    if let LinkKind::Vxlan {
+        port,
+        external,
+        gbp,
+    } = &mut kind
+    {
+        (*port, *external, *gbp) = vxlan;
     }
     kind
 }
@@ -153,6 +162,19 @@ pub struct VethPair<'a> {
     pub mtu: u32,
     /// Where the other end goes.
     pub netns: &'a Netns,
+}
+
+/// A `vxlan external` device to create, down.
+#[derive(Debug)]
+pub struct ExternalVxlan<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its UDP port.
+    pub port: u16,
+    /// Whether it has the Group Policy extension.
+    pub gbp: bool,
+    /// In bytes.
+    pub mtu: u32,
 }
 
 /// What to change of a link; `None` stays as it is.
@@ -214,7 +236,13 @@ impl Netlink {
 
     /// Creates a `vxlan external` device, down. Its checksums are as the
     /// dataplane's: none outside over IPv4 and, both ways, none over IPv6.
-    pub async fn create_vxlan(&self, name: &str, port: u16, mtu: u32) -> Result<(), Error> {
+    pub async fn create_vxlan(&self, device: &ExternalVxlan<'_>) -> Result<(), Error> {
+        let ExternalVxlan {
+            name,
+            port,
+            gbp,
+            mtu,
+        } = *device;
         let message = LinkVxlan::new(name, 0)
             .collect_metadata(true)
             .port(port)
@@ -222,8 +250,9 @@ impl Netlink {
             .udp_csum(false)
             .udp_zero_csum6_tx(true)
             .udp_zero_csum6_rx(true)
-            .mtu(mtu)
-            .build();
+            .mtu(mtu);
+        let message = if gbp { message.gbp() } else { message };
+        let message = message.build();
         let action = || format!("create the VXLAN device {name} on UDP port {port}");
         request(action, self.handle.link().add(message).execute()).await
     }

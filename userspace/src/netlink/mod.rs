@@ -18,7 +18,7 @@ pub(crate) use self::netns::open_namespace;
 pub use self::{
     address::Address,
     filter::Filter,
-    link::{Link, LinkChange, LinkKind, VethPair, XdpAttachment},
+    link::{ExternalVxlan, Link, LinkChange, LinkKind, VethPair, XdpAttachment},
     netns::{Netns, NetnsError, inode},
     port::{PortOwner, find_port_owner},
     route::Route,

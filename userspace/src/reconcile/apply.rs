@@ -19,7 +19,9 @@ use super::{
 use crate::{
     datapath::{self, Attached, Datapath, Maps, Program, Qdiscs, TcMode},
     model::Desired,
-    netlink::{self, LinkChange, Netlink, Netns, NetnsError, VethPair, find_port_owner},
+    netlink::{
+        self, ExternalVxlan, LinkChange, Netlink, Netns, NetnsError, VethPair, find_port_owner,
+    },
 };
 
 /// Steps after which others get their turn.
@@ -66,6 +68,7 @@ pub(super) struct Hands<'a> {
     pub(super) containers: &'a BTreeMap<String, Container>,
     pub(super) tc: TcMode,
     pub(super) port: u16,
+    pub(super) gbp: bool,
     /// The namespace worked in last. One at a time: there may be more of them
     /// than descriptors.
     pub(super) inside: Option<Inside>,
@@ -249,8 +252,13 @@ impl Hands<'_> {
     /// Creates the device of the slow path and brings it up, which is when the
     /// kernel opens its UDP port; without the port it does not stay.
     async fn create_fallback(&self) -> Result<(), StepError> {
-        let created = self.netlink.create_vxlan(FALLBACK, self.port, FALLBACK_MTU);
-        if let Err(error) = created.await {
+        let device = ExternalVxlan {
+            name: FALLBACK,
+            port: self.port,
+            gbp: self.gbp,
+            mtu: FALLBACK_MTU,
+        };
+        if let Err(error) = self.netlink.create_vxlan(&device).await {
             return Err(self.explain(error).await);
         }
         let Some(link) = self.netlink.link_by_name(FALLBACK).await? else {

@@ -195,6 +195,7 @@ mod tests {
         let external = LinkKind::Vxlan {
             port: 4789,
             external: true,
+            gbp: true,
         };
         let links = [
             link(2, "eth0", LinkKind::Physical),

@@ -82,6 +82,8 @@ pub struct Options {
     pub attach: AttachMode,
     /// The XDP guard.
     pub xdp: XdpMode,
+    /// Whether packets bear and are believed group policy IDs.
+    pub gbp: bool,
     /// How long a silent MAC address learned from a peer is remembered.
     pub mac_age: Duration,
 }

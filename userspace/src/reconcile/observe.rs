@@ -42,6 +42,8 @@ pub enum Fallback {
         index: u32,
         /// Its UDP port.
         port: u16,
+        /// Whether it has the Group Policy extension.
+        gbp: bool,
         /// Its MTU in bytes.
         mtu: u32,
         /// Administratively up.
@@ -182,9 +184,11 @@ pub(super) fn fallback(links: &[Link]) -> Fallback {
             LinkKind::Vxlan {
                 port,
                 external: true,
+                gbp,
             } => Fallback::Present {
                 index: link.index,
                 port,
+                gbp,
                 mtu: link.mtu,
                 up: link.up,
             },

@@ -45,6 +45,20 @@ pub struct Wanted<'a> {
     pub rulesets: &'a Rulesets,
     /// VXLAN UDP port.
     pub port: u16,
+    /// Whether packets bear and are believed group policy IDs.
+    pub gbp: bool,
+}
+
+impl Wanted<'_> {
+    /// The index of the device of the slow path, if it is the one that is wanted.
+    fn fallback(&self, observed: &Observed) -> Option<u32> {
+        match observed.fallback {
+            Fallback::Present {
+                index, port, gbp, ..
+            } => (port == self.port && gbp == self.gbp).then_some(index),
+            Fallback::Absent | Fallback::Foreign => None,
+        }
+    }
 }
 
 /// An entry to write into a map.
@@ -413,7 +427,9 @@ fn plan_fallback(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) {
     match observed.fallback {
         Fallback::Foreign => {}
         Fallback::Absent => plan.host(Op::CreateFallback),
-        Fallback::Present { index, port, .. } if port != wanted.port => {
+        // Neither can be changed. What goes by the slow path is lost until there is
+        // another; all else goes on with the programs that are attached.
+        Fallback::Present { index, .. } if wanted.fallback(observed).is_none() => {
             plan.host(Op::DeleteFallback { index });
             plan.host(Op::CreateFallback);
         }
@@ -430,9 +446,8 @@ fn plan_fallback(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) {
 fn plan_load(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) -> bool {
     // The port is ours only while our device has it, and with another's VXLAN
     // packets the programs must not meddle.
-    let fallback_ifindex = match observed.fallback {
-        Fallback::Present { index, port, .. } if port == wanted.port => index,
-        _ => return false,
+    let Some(fallback_ifindex) = wanted.fallback(observed) else {
+        return false;
     };
     let underlay = observed.underlay.as_ref();
     let (source_port_min, source_port_range) = observed.source_ports;
@@ -441,7 +456,7 @@ fn plan_load(wanted: &Wanted<'_>, observed: &Observed, plan: &mut Plan) -> bool 
         port: wanted.port.to_be_bytes(),
         source_port_min,
         source_port_range,
-        gbp: 0,
+        gbp: wanted.gbp.into(),
         fallback_ifindex,
         underlay_mtu: underlay.map_or(USUAL_MTU, |underlay| underlay.mtu),
     };

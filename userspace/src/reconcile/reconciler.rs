@@ -241,6 +241,7 @@ impl Reconciler {
             before: self.held.settled(),
             rulesets: &self.rulesets,
             port: self.options.port,
+            gbp: self.options.gbp,
         }
     }
 
@@ -293,6 +294,7 @@ impl Reconciler {
             containers,
             tc: self.tc,
             port: self.options.port,
+            gbp: self.options.gbp,
             inside: None,
         };
         let outcome = hands.take(&plan.steps).await;

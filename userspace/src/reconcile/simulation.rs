@@ -74,7 +74,7 @@ impl Kernel {
             Op::CreateFallback => {
                 assert_eq!(self.observed.fallback, Fallback::Absent);
                 let index = self.new_index();
-                self.observed.fallback = fallback(index, PORT, true);
+                self.observed.fallback = fallback(index, PORT, false, true);
             }
             Op::DeleteFallback { index } => {
                 assert!(matches!(self.observed.fallback, Fallback::Present { .. }));
@@ -82,7 +82,7 @@ impl Kernel {
                 self.forget_device(*index);
             }
             Op::RaiseFallback { index } => {
-                self.observed.fallback = fallback(*index, PORT, true);
+                self.observed.fallback = fallback(*index, PORT, false, true);
             }
             Op::PinAgain => {
                 assert!(self.observed.unpinned);
@@ -252,10 +252,11 @@ fn remove(held: &mut Tables, key: Key) {
     assert_eq!(held.len() + 1, before, "it was there");
 }
 
-fn fallback(index: u32, port: u16, up: bool) -> Fallback {
+fn fallback(index: u32, port: u16, gbp: bool, up: bool) -> Fallback {
     Fallback::Present {
         index,
         port,
+        gbp,
         mtu: if up { super::plan::FALLBACK_MTU } else { 1500 },
         up,
     }
@@ -412,7 +413,8 @@ fn any_fallback() -> impl Strategy<Value = Fallback> {
     prop_oneof![
         2 => Just(Fallback::Absent),
         1 => Just(Fallback::Foreign),
-        4 => (ports, any::<bool>()).prop_map(|(port, up)| fallback(10, port, up)),
+        4 => (ports, any::<bool>(), any::<bool>())
+            .prop_map(|(port, gbp, up)| fallback(10, port, gbp, up)),
     ]
 }
 
@@ -523,6 +525,7 @@ fn wanted<'a>(desired: &'a Desired, kept: &'a Kept) -> Wanted<'a> {
         before: None,
         rulesets: &kept.rulesets,
         port: PORT,
+        gbp: false,
     }
 }
 

@@ -39,8 +39,8 @@ pub struct NodeDto {
     pub port: Option<u16>,
     /// The version of vxplane it runs, while it is alive.
     pub version: Option<String>,
-    /// What it can do that others may not be able to: `tcx` or `clsact`, and
-    /// `xdp-native` or `xdp-generic`.
+    /// What it can do that others may not be able to: `tcx` or `clsact`,
+    /// `xdp-native` or `xdp-generic`, and `gbp`.
     pub capabilities: Vec<String>,
     /// How many endpoints are on it.
     pub endpoints: usize,

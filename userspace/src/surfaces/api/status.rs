@@ -28,6 +28,8 @@ pub struct StatusDto {
     pub underlay: Option<UnderlayDto>,
     /// VXLAN UDP port.
     pub port: u16,
+    /// Whether packets bear and are believed group policy IDs (`--gbp`).
+    pub gbp: bool,
     /// How the programs are attached, `tcx` or `clsact`, once they are.
     pub attach: Option<String>,
     /// Where the XDP guard runs, `native`, `generic` or `off`, once it is known.
@@ -172,6 +174,7 @@ impl StatusDto {
             healthy: view.is_healthy(),
             uptime_seconds: view.uptime.as_secs(),
             port: view.info.port,
+            gbp: view.info.gbp,
             attach: datapath.map(|datapath| datapath.attach.to_owned()),
             xdp: datapath.map(|datapath| datapath.xdp.to_owned()),
             xdp_reason: datapath.map(|datapath| datapath.xdp_reason.clone()),
