@@ -1,6 +1,6 @@
 //! Containers come and go; what they had comes and goes with them.
 
-use std::{fs, thread};
+use std::{fs, os::unix::fs::MetadataExt as _, thread, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
 use serde_json::{Value, json};
@@ -117,6 +117,40 @@ fn a_container_that_is_gone_keeps_its_address_until_it_is_detached() -> Result<(
         "{again:?}"
     );
     second.must_reach(other.ip(), 3)
+}
+
+/// The number that the kernel gives the namespace.
+fn number(container: &Container) -> Result<u64> {
+    Ok(fs::metadata(container.netns().path())?.ino())
+}
+
+#[test]
+fn a_namespace_inherits_nothing_with_the_number_of_another() -> Result<()> {
+    let lab = lab()?;
+    let [a] = sites(&lab, "")?;
+    let first = lab.container("first")?;
+    let given = json!({ "ip": blue(40).to_string(), "labels": { "app": "web" } });
+    a.daemon.attach_with(&first, "blue", given)?;
+    let its_number = number(&first)?;
+    drop(first);
+    // It takes the kernel a moment; and lower numbers may be free.
+    let mut others = Vec::new();
+    let second = loop {
+        let next = lab.container(&format!("next{}", others.len()))?;
+        if number(&next)? == its_number {
+            break next;
+        }
+        others.push(next);
+        ensure!(others.len() < 100, "the number was not given again");
+        thread::sleep(Duration::from_millis(50));
+    };
+    let endpoint = a.daemon.attach(&second, "blue")?;
+    let path = format!("/v1/endpoints/{}", endpoint.id);
+    let shown = a.daemon.api("GET", &path, None)?;
+    ensure!(shown["labels"] == json!({}), "{shown}");
+    ensure!(endpoint.ip == blue(2), "{endpoint:?}");
+    let other = a.member(&lab, "other", 50)?;
+    other.must_reach(endpoint.ip, 3)
 }
 
 #[test]

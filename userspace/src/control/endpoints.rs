@@ -62,7 +62,15 @@ impl Control {
         let netns = self.inner.host.netns(spec.netns.clone()).await?;
         let id = endpoint_id(&self.container_id(&spec, &netns), spec.ifname());
         let _turn = self.inner.turns.take(&id).await;
-        let before = Before::of(&self.picture().contents.desired, &id);
+        let mut before = Before::of(&self.picture().contents.desired, &id);
+        if let Before::Here(other) = &before
+            && self.has_lost_its_number(other, &spec, &netns).await?
+        {
+            info!(endpoint = id, "its network namespace is gone; detached");
+            self.change(|basis| Ok(removal(plan::detach(basis, &id)?)))
+                .await?;
+            before = Before::Nowhere;
+        }
         let here = matches!(&before, Before::Here(before) if before.netns == netns);
         if !here {
             self.check_no_interface(&netns, spec.ifname()).await?;
@@ -101,12 +109,32 @@ impl Control {
         plan::container_id(basis, spec, netns)
     }
 
+    /// Whether an endpoint that is named after its namespace's number is another's,
+    /// to which the kernel has given the number of one that is gone: that is at
+    /// another path, and without the interface. Nothing of the one is to be the
+    /// other's.
+    async fn has_lost_its_number(
+        &self,
+        endpoint: &Endpoint,
+        spec: &AttachSpec,
+        netns: &NetnsRef,
+    ) -> Result<bool, Error> {
+        if spec.container_id.is_some() || endpoint.netns.path == netns.path {
+            return Ok(false);
+        }
+        Ok(!self.has_interface(netns, spec.ifname()).await?)
+    }
+
+    async fn has_interface(&self, netns: &NetnsRef, ifname: &str) -> Result<bool, Error> {
+        let found = self.inner.host.has_interface(netns, ifname).await;
+        let what = "the container's interfaces";
+        found.map_err(|source| Error::Host { what, source })
+    }
+
     /// Refuses a namespace that has an interface of that name, unless it is an
     /// endpoint's, which the plan will say more precisely.
     async fn check_no_interface(&self, netns: &NetnsRef, ifname: &str) -> Result<(), Error> {
-        let found = self.inner.host.has_interface(netns, ifname).await;
-        let what = "the container's interfaces";
-        let found = found.map_err(|source| Error::Host { what, source })?;
+        let found = self.has_interface(netns, ifname).await?;
         let picture = self.picture();
         let desired = &picture.contents.desired;
         let mut endpoints = desired.endpoints.values();
