@@ -93,7 +93,7 @@ fn by_kernel(ip: Ip, vni: u32, frame: &[u8]) -> Vec<Vec<u8>> {
     vec![ethernet(UNDERLAY_MAC, ROUTER_MAC, IPV4, &ip)]
 }
 
-fn fragments(ip: Ip, vni: u32, frame: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn fragments(ip: Ip, vni: u32, frame: &[u8]) -> Vec<Vec<u8>> {
     let datagram = udp(50_000, PORT, &vxlan(vni, frame));
     let (first, last) = datagram.split_at(48);
     let more = ip.id(7).fragment(0x2000).packet(first);

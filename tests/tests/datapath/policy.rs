@@ -10,18 +10,20 @@ use vxplane_common::{
     },
     drop::{
         Direction,
-        DropReason::{self, FragmentUnknown, PolicyEgress, PolicyIngress},
+        DropReason::{self, FragmentUnknown, PolicyEgress, PolicyIngress, Rewrite},
     },
 };
 
 use crate::{
     bed::{
         A, A_IP, A_MAC, B, B_IP, B_MAC, BROADCAST, Bed, C_IP, Device, NET, PEER, R_IP, R_MAC,
-        neighbour,
+        Shape, VTEP, neighbour,
     },
+    fallback::fragments,
     ingress::tunnelled,
     packets::{ARP, IPV4, Ip, Mac, arp, ethernet, icmp, tcp, udp},
     programs::Program,
+    wire::Wire,
 };
 
 pub(crate) const SYN: u8 = 0x02;
@@ -362,6 +364,113 @@ fn fragments_follow_their_first() {
     assert_eq!(send(last(9)), None, "where no policy asks");
     let to_r = Ip::udp(A_IP, R_IP).id(9).fragment(0x0004).packet(&[3; 16]);
     assert_eq!(bed.send(From::A, TO_R, &to_r), None);
+}
+
+/// A super-packet is decided as one packet, on its way out and in.
+#[test]
+fn super_packets() {
+    let bed = Bed::new();
+    let shape = Shape {
+        gso: 1000,
+        ..Shape::default()
+    };
+    let super_packet = |src, dst, port| {
+        let tcp = tcp(40_000, port, ACK, &[0; 3000]);
+        Ip::udp(src, dst).protocol(TCP).packet(&tcp)
+    };
+    let send = |program, device, packet: &[u8]| {
+        bed.programs.reset();
+        let (verdict, _) = bed.run_with(program, device, shape, packet);
+        let drops = bed.programs.counters().drops;
+        (verdict, drops.keys().next().map(|(_, reason, _)| *reason))
+    };
+    let out = |port| {
+        let frame = ethernet(R_MAC, A_MAC, IPV4, &super_packet(A_IP, R_IP, port));
+        send(Program::FromContainer, Device::A, &frame)
+    };
+    let within = |port| {
+        let frame = ethernet(B_MAC, A_MAC, IPV4, &super_packet(A_IP, B_IP, port));
+        send(Program::FromContainer, Device::A, &frame)
+    };
+    let into = |port| {
+        let frame = ethernet(B_MAC, R_MAC, IPV4, &super_packet(R_IP, B_IP, port));
+        send(
+            Program::FromUnderlay,
+            Device::Underlay,
+            &tunnelled(PEER, NET, &frame),
+        )
+    };
+    bed.select(Device::A, 8, 0);
+    bed.allow(8, EVERYONE, Some((TCP, 80, 16)));
+    assert_eq!(out(80), (7, None));
+    assert_eq!(out(81), (2, Some(PolicyEgress)));
+    bed.select(Device::A, 0, 0);
+    bed.select(Device::B, 0, 9);
+    bed.allow(9, EVERYONE, Some((TCP, 80, 16)));
+    assert_eq!(within(80), (7, None));
+    assert_eq!(within(81), (2, Some(PolicyIngress)));
+    // It is let through, but a test's super-packet the kernel does not cut short.
+    assert_eq!(into(80), (2, Some(Rewrite)));
+    assert_eq!(into(81), (2, Some(PolicyIngress)));
+}
+
+/// What the programs leave to the kernel is decided by the same rules: before that
+/// on the way out, behind it on the way in.
+#[test]
+fn the_slow_path() {
+    let bed = Bed::new();
+    bed.programs.attach(Program::FromUnderlay, &bed.netns, "u0");
+    bed.programs
+        .attach(Program::FromFallback, &bed.netns, "vxplane0");
+    bed.programs
+        .attach(Program::FromContainer, &bed.netns, "a0");
+    let [underlay, a, b] = ["u1", "a1", "b1"].map(|device| Wire::open(&bed.far, device));
+    bed.select(Device::A, 8, 0);
+    bed.select(Device::B, 0, 9);
+    for ruleset in [8, 9] {
+        bed.allow(ruleset, EVERYONE, Some((UDP, 53, 16)));
+    }
+    let reasons = || {
+        let drops = bed.programs.counters().drops;
+        let reasons = drops.into_keys().map(|(_, reason, _)| reason);
+        reasons.collect::<Vec<_>>()
+    };
+    // Too large to be encapsulated here: two fragments outside.
+    let large = |port| {
+        let ip = Ip::udp(A_IP, R_IP).packet(&udp(5000, port, &[0; 1440]));
+        ethernet(R_MAC, A_MAC, IPV4, &ip)
+    };
+    a.send(&large(53));
+    assert_eq!((underlay.received().len(), reasons()), (2, vec![]));
+    a.send(&large(54));
+    assert_eq!(
+        (underlay.received().len(), reasons()),
+        (0, vec![PolicyEgress])
+    );
+    // In outer fragments, with inner fragments, and to what B is to pass on.
+    let bring = |ips: &[Vec<u8>]| {
+        bed.programs.reset();
+        for ip in ips {
+            let frame = ethernet(B_MAC, R_MAC, IPV4, ip);
+            for part in fragments(Ip::udp(PEER, VTEP), NET, &frame) {
+                underlay.send(&part);
+            }
+        }
+        (b.received().len(), reasons())
+    };
+    let whole = |to, port| vec![udp_from(R_IP, to, (5000, port))];
+    let parts = |id, port| {
+        let first = udp(5000, port, &[1; 8]);
+        let part = |at, payload: &[u8]| Ip::udp(R_IP, B_IP).id(id).fragment(at).packet(payload);
+        vec![part(0x2000, &first), part(0x0002, &[2; 16])]
+    };
+    assert_eq!(bring(&whole(B_IP, 53)), (1, vec![]));
+    assert_eq!(bring(&whole(B_IP, 54)), (0, vec![PolicyIngress]));
+    assert_eq!(bring(&whole(C_IP, 53)), (1, vec![]), "it forwards");
+    assert_eq!(bring(&whole(C_IP, 54)), (0, vec![PolicyIngress]));
+    assert_eq!(bring(&parts(1, 53)), (2, vec![]));
+    assert_eq!(bring(&parts(2, 54)), (0, vec![PolicyIngress]));
+    assert_eq!(bring(&parts(3, 53)[1..]), (0, vec![FragmentUnknown]));
 }
 
 #[test]

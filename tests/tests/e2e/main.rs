@@ -17,6 +17,7 @@ mod policies;
 mod privileges;
 mod raw;
 mod reach;
+mod restricted;
 mod service;
 mod site;
 mod surface;
