@@ -37,16 +37,20 @@ pub(crate) struct Way<'a> {
 #[map]
 static ALONE: PerCpuArray<Alone> = PerCpuArray::with_max_entries(1, 0);
 
-/// Whether a frame may go its way. If it is to be flooded, each endpoint here that
-/// gets a copy is asked for besides.
+/// Whether a frame may go its way, and if it may, whether others like it may until
+/// something changes. If it is to be flooded, each endpoint here that gets a copy is
+/// asked for besides.
 #[inline(always)]
-pub(crate) fn admit(pkt: &mut Packet, way: Way<'_>, frame: &Frame) -> Result<(), DropReason> {
+pub(crate) fn admit(pkt: &mut Packet, way: Way<'_>, frame: &Frame) -> Result<bool, DropReason> {
     let ip = match frame.ipv4() {
         Some(ip) if !is_group(ip.dst) => ip,
         _ => {
             let alone = Alone::of(&way, frame)?;
             policy::verdict(send_alone())?;
-            return way.to.map_or(Ok(()), |to| alone.receive(to.ifindex));
+            return match way.to {
+                Some(to) => alone.receive(to.ifindex).map(|()| false),
+                None => Ok(false),
+            };
         }
     };
     let owner = way.to.filter(|to| u32::from_ne_bytes(to.ipv4) == ip.dst);
@@ -57,12 +61,15 @@ pub(crate) fn admit(pkt: &mut Packet, way: Way<'_>, frame: &Frame) -> Result<(),
         to: owner.map_or(0, |to| to.ifindex),
         ip_at: way.at + Eth::LEN,
     };
-    flow::admit(pkt, passage)?;
+    let lasts = flow::admit(pkt, passage)?;
     match way.to {
         // The flow is of whoever has the address. Who is to pass it on may be
         // sent it or not.
-        Some(to) if owner.is_none() => Alone::of(&way, frame)?.receive(to.ifindex),
-        _ => Ok(()),
+        Some(to) if owner.is_none() => {
+            Alone::of(&way, frame)?.receive(to.ifindex)?;
+            Ok(false)
+        }
+        _ => Ok(lasts),
     }
 }
 

@@ -44,6 +44,35 @@ impl Found {
         address: 0,
     };
 
+    /// What an entry says.
+    #[inline(always)]
+    pub(crate) fn entry(entry: &'static FdbEntry) -> Self {
+        if entry.kind == FDB_LOCAL {
+            let local = Some(entry);
+            return Self {
+                kind: FDB_LOCAL,
+                local,
+                ..Self::NOWHERE
+            };
+        }
+        Self::remote(entry.ifindex, entry.ipv4, &entry.outer)
+    }
+
+    /// Writes it down as an entry, if anybody knows the address.
+    #[inline(always)]
+    pub(crate) fn write(&self, to: &mut FdbEntry) {
+        to.kind = self.kind;
+        if let Some(local) = self.local {
+            to.ifindex = local.ifindex;
+            to.ipv4 = local.ipv4;
+            to.slot = local.slot;
+        } else if let Some(outer) = self.outer {
+            to.ifindex = self.ifindex;
+            to.ipv4 = self.address.to_ne_bytes();
+            to.outer = *outer;
+        }
+    }
+
     #[inline(always)]
     fn remote(ifindex: u32, address: [u8; 4], outer: &'static Outer) -> Self {
         Self {
@@ -116,15 +145,7 @@ pub(crate) fn lookup(vni: u32, mac: MacWords) -> Found {
     }
     let key = FdbKey::from_words(vni, mac);
     if let Some(entry) = known(&key) {
-        if entry.kind == FDB_LOCAL {
-            let local = Some(entry);
-            return Found {
-                kind: FDB_LOCAL,
-                local,
-                ..Found::NOWHERE
-            };
-        }
-        return Found::remote(entry.ifindex, entry.ipv4, &entry.outer);
+        return Found::entry(entry);
     }
     learn::known(&key).map_or(Found::NOWHERE, |entry| {
         Found::remote(entry.ifindex, entry.vtep, &entry.outer)

@@ -29,7 +29,7 @@ use crate::{
     packet::Packet,
     parse,
     policy::{self, Deed, Party},
-    trace,
+    shortcut, trace,
 };
 
 #[map]
@@ -106,23 +106,24 @@ pub(crate) fn service(protocol: u8, port: u16) -> u16 {
     if protocol == protocol::ICMP { 0 } else { port }
 }
 
-/// Whether a packet may pass.
+/// Whether a packet may pass, and if it may, whether others like it pass from now on
+/// without a change of anything.
 #[inline(always)]
-pub(crate) fn admit(pkt: &mut Packet, passage: Passage) -> Result<(), DropReason> {
+pub(crate) fn admit(pkt: &mut Packet, passage: Passage) -> Result<bool, DropReason> {
     let key = passage.segment.key();
     // SAFETY: of an element that is used for another flow meanwhile no more is
     // read than of one that is there: by packets the least bit too late.
-    if let Some(flow) = unsafe { FLOWS.get(&key) }
+    if let Some(flow) = unsafe { FLOWS.get(&key).or_else(|| NEW_FLOWS.get(&key)) }
         && flow.tick == tick()
         && flow.takes(&passage.segment, passage.heed(), policy::epoch())
         && (!group::is_on() || flow.is_of_group(&passage.segment, passage.group))
     {
-        return Ok(());
+        return Ok(true);
     }
     let work = work().ok_or(DropReason::Rewrite)?;
     work.passage = passage;
     work.key = key;
-    policy::verdict(track_flow(pkt.context()))
+    policy::verdict(track_flow(pkt.context())).map(|()| false)
 }
 
 /// What this CPU works on.
@@ -141,7 +142,7 @@ fn work() -> Option<&'static mut Work> {
     clippy::cast_possible_truncation,
     reason = "it is only compared for being the same"
 )]
-fn tick() -> u32 {
+pub(crate) fn tick() -> u32 {
     // SAFETY: takes nothing. The kernel puts the reading of a variable in place
     // of the call.
     (unsafe { bpf_jiffies64() } >> 8) as u32
@@ -376,6 +377,7 @@ fn replace(work: &mut Work) {
         Place::Lasting => FLOWS.insert(&work.key, work.flow, u64::from(BPF_EXIST)),
         _ => NEW_FLOWS.insert(&work.key, work.flow, u64::from(BPF_EXIST)),
     };
+    shortcut::flow_changed(&work.key);
 }
 
 /// Removes the flow; another CPU may have been first.
@@ -390,6 +392,7 @@ fn forget(work: &mut Work) {
         }
         Place::Lasting => drop(FLOWS.remove(&work.key)),
     }
+    shortcut::flow_changed(&work.key);
 }
 
 /// A packet whose flow is not known, or begins in place of another.

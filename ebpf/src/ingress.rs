@@ -2,27 +2,33 @@
 //! of the underlay device and, for what the kernel takes apart, of its VXLAN
 //! device.
 
-use vxplane_common::{abi::Peer, drop::DropReason, trace::Step, tunnel::Tunnel, wire::Eth};
+use aya_ebpf::bindings::__sk_buff;
+use vxplane_common::{
+    abi::{NO_SLOT, Peer},
+    drop::DropReason,
+    trace::Step,
+    tunnel::Tunnel,
+    wire::Eth,
+};
 
 use crate::{
     admission::{self, Way},
     decap, deliver, fallback, fdb, flood, fragment, group, learn, neighbour,
     packet::{Packet, TunnelKey},
     parse::{self, Frame, INNER_AT, Payload},
-    peer, trace,
+    peer,
+    shortcut::{self, Shortcut},
+    trace,
     verdict::{Action, InNetwork as _, Verdict},
 };
 
 /// What the wire brings, once it is known to be VXLAN for us from a peer.
 #[inline(always)]
 pub(crate) fn from_underlay(pkt: &mut Packet) -> Verdict {
-    // A VLAN above the underlay device, or another host's packet on a
-    // promiscuous one: not for our address, whatever is in it.
-    if pkt.has_vlan_tag() || !pkt.is_to_host() {
-        return Ok(Action::Pass);
+    if let Some(verdict) = shortcut::verdict(underlay_shortcut(pkt.context())) {
+        return verdict;
     }
-    pkt.gather(INNER_AT);
-    let Some(tunnel) = parse::tunnel(pkt)? else {
+    let Some(tunnel) = tunnel(pkt)? else {
         return Ok(Action::Pass);
     };
     let peer = peer::admit(tunnel.vni, tunnel.vtep)?;
@@ -34,6 +40,38 @@ pub(crate) fn from_underlay(pkt: &mut Packet) -> Verdict {
         },
     );
     ingress(pkt, &tunnel, peer).in_network(tunnel.vni)
+}
+
+/// The outer headers, if it is VXLAN for us.
+#[inline(always)]
+fn tunnel(pkt: &mut Packet) -> Result<Option<Tunnel>, DropReason> {
+    // A VLAN above the underlay device, or another host's packet on a
+    // promiscuous one: not for our address, whatever is in it.
+    if pkt.has_vlan_tag() || !pkt.is_to_host() {
+        return Ok(None);
+    }
+    pkt.gather(INNER_AT);
+    parse::tunnel(pkt)
+}
+
+/// The story of a packet that is like one a moment ago.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn underlay_shortcut(ctx: *mut __sk_buff) -> u64 {
+    let mut pkt = Packet::of(ctx);
+    shortcut::outcome(again(&mut pkt))
+}
+
+#[inline(always)]
+fn again(pkt: &mut Packet) -> Option<Verdict> {
+    shortcut::none();
+    let tunnel = tunnel(pkt).ok()??;
+    let group = group::claimed(pkt);
+    let frame = parse::frame(pkt, INNER_AT).ok()?;
+    let tos = decap::inner_tos(&tunnel, &frame).ok()?;
+    let Shortcut { vni, to, .. } = shortcut::of_tunnel(pkt, &tunnel, group, &frame)?;
+    let delivered = decap::strip(pkt, tos).map(|()| deliver::to_endpoint(pkt, to));
+    Some(delivered.in_network(*vni))
 }
 
 /// The whole story of a packet that is still in its outer headers.
@@ -58,7 +96,9 @@ fn ingress(pkt: &mut Packet, tunnel: &Tunnel, peer: &Peer) -> Result<Action, Dro
         group: group::claimed(pkt),
         to: Some(target),
     };
-    admission::admit(pkt, way, &frame)?;
+    if admission::admit(pkt, way, &frame)? {
+        shortcut::note(tunnel.vni, NO_SLOT, 0);
+    }
     decap::strip(pkt, tos)?;
     Ok(deliver::to_endpoint(pkt, target))
 }

@@ -19,7 +19,7 @@ use vxplane_common::{
     types::{MacAddr, MacWords},
 };
 
-use crate::{fdb, packet::Packet, shared::Shared, trace};
+use crate::{fdb, packet::Packet, shared::Shared, shortcut, trace};
 
 /// What the kernel answers for a key that is there already.
 const EEXIST: i32 = 17;
@@ -186,8 +186,11 @@ fn moved(key: &FdbKey, vtep: u32, peer: &Peer, tell: bool) -> Result<(), DropRea
         let entry = new_entry(vtep, peer, now);
         // It fails if the entry has been aged out just now: then the next frame
         // is the first one.
-        if LEARNED.insert(key, entry, u64::from(BPF_EXIST)).is_ok() && tell {
-            announce(EVENT_MOVED, key, vtep);
+        if LEARNED.insert(key, entry, u64::from(BPF_EXIST)).is_ok() {
+            shortcut::address_moved();
+            if tell {
+                announce(EVENT_MOVED, key, vtep);
+            }
         }
     }
     Ok(())

@@ -42,6 +42,7 @@ mod parse;
 mod peer;
 mod policy;
 mod shared;
+mod shortcut;
 mod trace;
 mod verdict;
 

@@ -13,7 +13,7 @@ use crate::{
     fdb::{self, Found},
     packet::Packet,
     parse::Frame,
-    trace,
+    shortcut, trace,
 };
 
 #[map]
@@ -44,6 +44,8 @@ pub(crate) fn rightful(pkt: &mut Packet, vni: u32, frame: &Frame) -> Result<Foun
         return Ok(Found::NOWHERE);
     };
     trace::step(pkt, Step::Readdressed);
+    // A packet like it would go on as it is.
+    shortcut::none();
     pkt.at_mut::<Eth>(0).ok_or(DropReason::MalformedFrame)?.dst = owner.mac;
     Ok(fdb::lookup(vni, owner.mac.to_words()))
 }

@@ -53,7 +53,7 @@ pub mod map {
     /// RINGBUF of [`super::TraceStep`].
     pub const TRACE: &str = "TRACE";
     /// ARRAY of one `u32`: the epoch. Whatever a decision about a flow rests on
-    /// (policy, identities, who is here) is changed first, then the epoch; what
+    /// (policy, identities, who is where) is changed first, then the epoch; what
     /// was decided in another epoch is decided anew.
     pub const EPOCH: &str = "EPOCH";
     /// HASH: [`super::MemberKey`] → class (`u32`), written by the daemon only.

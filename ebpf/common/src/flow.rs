@@ -236,6 +236,14 @@ impl Segment {
         self.protocol != protocol::TCP || self.signal == SignalCode::of(Signal::Begins)
     }
 
+    /// The place of its flow among so many as this many bits can tell apart; see
+    /// [`FlowKey::place`].
+    #[inline(always)]
+    pub fn place(&self, bits: u32) -> u32 {
+        let Self { src, dst, .. } = self;
+        place(src.address, dst.address, src.port, dst.port, bits)
+    }
+
     /// Whether the sender began the flow that is in this state.
     #[inline(always)]
     pub fn is_from_initiator(&self, state: u32) -> bool {
@@ -249,7 +257,34 @@ pub const fn vni_protocol(vni: u32, protocol: u8) -> u32 {
     vni << 8 | protocol as u32
 }
 
+/// The same for both directions.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "no more bits are left than are asked for"
+)]
+const fn place(low: u32, high: u32, low_port: u16, high_port: u16, bits: u32) -> u32 {
+    // 2^64 divided by the golden ratio: what differs anywhere differs at the top.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let ends = low as u64 + high as u64 + ((low_port as u64 + high_port as u64) << 33);
+    let mixed = (ends ^ (ends >> 29)).wrapping_mul(SPREAD);
+    (mixed >> (64 - bits)) as u32
+}
+
 impl FlowKey {
+    /// The place of the flow among so many as this many bits can tell apart: what
+    /// notes something of a few flows at a time has it there.
+    #[inline(always)]
+    pub const fn place(&self, bits: u32) -> u32 {
+        place(
+            u32::from_ne_bytes(self.low),
+            u32::from_ne_bytes(self.high),
+            u16::from_ne_bytes(self.low_port),
+            u16::from_ne_bytes(self.high_port),
+            bits,
+        )
+    }
+
     /// The network.
     pub const fn vni(&self) -> u32 {
         self.vni_protocol >> 8
@@ -336,6 +371,19 @@ pub fn next(state: u32, segment: &Segment) -> Next {
         };
     }
     Next::Goes(next)
+}
+
+/// Whether an ordinary `segment` leaves the state of its flow as it is: what [`next`]
+/// says of it, in fewer steps.
+#[inline(always)]
+fn stays(state: u32, segment: &Segment) -> bool {
+    let shown = match (segment.is_from_initiator(state), segment.protocol) {
+        (true, _) if state & REPLIED != 0 => ESTABLISHED,
+        (true, _) => 0,
+        (false, protocol::TCP) => REPLIED,
+        (false, _) => REPLIED | ESTABLISHED,
+    };
+    state & shown == shown && state & FINISHED != FINISHED
 }
 
 /// Whether `segment` begins another flow in place of one in this state: from the
@@ -425,15 +473,11 @@ impl Flow {
     /// all was heeded that `heed` asks for, and the state will be the same.
     #[inline(always)]
     pub fn takes(&self, segment: &Segment, heed: Heed, epoch: u32) -> bool {
-        let replied = if segment.is_from_initiator(self.state) {
-            0
-        } else {
-            REPLIED
-        };
-        let wanted = heed.in_state(segment, self.state) | replied;
+        let wanted = heed.in_state(segment, self.state);
         self.decision().allows_in(epoch)
             && segment.signal.is_ordinary()
             && self.state & wanted == wanted
+            && stays(self.state, segment)
     }
 }
 
@@ -770,6 +814,9 @@ mod tests {
             prop_assert_eq!(there.key(), back.key());
             prop_assert_eq!((there.key().vni(), there.key().protocol()), (vni, protocol));
             prop_assert_eq!(there.is_from_low() == back.is_from_low(), src == dst);
+            prop_assert_eq!(there.place(10), back.place(10));
+            prop_assert_eq!(there.key().place(10), back.place(10));
+            prop_assert!(there.place(10) < 1 << 10);
         }
 
         #[test]
@@ -782,6 +829,13 @@ mod tests {
                 prop_assert_eq!(denied.reason(), Some(reason));
                 prop_assert!(denied.is_of(epoch) && !denied.allows_in(epoch));
             }
+        }
+
+        #[test]
+        fn what_stays_is_what_comes_next(state in 0_u32..128, client: bool, is_tcp: bool) {
+            let protocol = if is_tcp { protocol::TCP } else { protocol::UDP };
+            let segment = Segment { protocol, ..tcp(client, Signal::Ordinary) };
+            prop_assert_eq!(stays(state, &segment), next(state, &segment) == Next::Goes(state));
         }
 
         #[test]

@@ -79,6 +79,19 @@ impl MacWords {
         self.0[0] & 1 == 1
     }
 
+    /// The address as one number of 48 bits.
+    #[inline(always)]
+    pub const fn to_number(self) -> u64 {
+        self.0[0] as u64 | (self.0[1] as u64) << 16 | (self.0[2] as u64) << 32
+    }
+
+    /// The address in the lower 48 bits of a number.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taken apart")]
+    pub const fn of_number(number: u64) -> Self {
+        Self([number as u16, (number >> 16) as u16, (number >> 32) as u16])
+    }
+
     /// The address as it stands on the wire.
     #[inline(always)]
     pub const fn to_addr(self) -> MacAddr {
@@ -118,6 +131,9 @@ mod tests {
         fn mac_words_are_the_address(mac: [u8; 6]) {
             let address = MacAddr(mac);
             prop_assert_eq!(address.to_words().to_addr(), address);
+            let number = address.to_words().to_number();
+            prop_assert_eq!(number >> 48, 0);
+            prop_assert_eq!(MacWords::of_number(number | 7 << 48), address.to_words());
             prop_assert_eq!(address.is_group(), mac[0] % 2 == 1);
         }
     }

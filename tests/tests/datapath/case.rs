@@ -147,6 +147,8 @@ impl Case {
     /// Runs it, with all counters at zero before, and says what differs.
     pub(crate) fn failures(&self, bed: &Bed) -> Vec<String> {
         bed.reset();
+        // As the daemon does when it has forgotten something.
+        bed.programs.bump_epoch();
         let (code, out) = bed.run_with(self.program, self.device, self.shape, &self.packet);
         let counters = bed.programs.counters();
         let mut failures = Vec::new();

@@ -37,6 +37,7 @@ fn learned(bed: &Bed, mac: Mac) -> Option<Learned> {
 
 fn set_learned(bed: &Bed, mac: Mac, entry: Learned) {
     bed.programs.put(map::LEARNED, key(NET, mac), entry);
+    bed.programs.bump_epoch();
 }
 
 #[test]

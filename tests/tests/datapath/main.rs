@@ -26,5 +26,6 @@ mod packets;
 mod policy;
 mod programs;
 mod property;
+mod shortcut;
 mod trace;
 mod wire;

@@ -209,7 +209,7 @@ impl Programs {
             .maps()
             .filter(|(name, _)| {
                 // What a CPU works on, which nobody takes for true afterwards.
-                !matches!(*name, "FLOW_WORK" | "ALONE")
+                !matches!(*name, "FLOW_WORK" | "ALONE" | "CANDIDATE")
                     && !matches!(*name, map::TRACE | "AYA_LOGS" | ".rodata" | ".bss")
             })
             .map(|(name, map)| format!("{name}: {}", contents(map)))

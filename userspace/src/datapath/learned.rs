@@ -88,6 +88,7 @@ impl Maps {
         }
         let (now, max_age) = (clock::now(), self.ageing.max_age);
         let mut stay = Vec::new();
+        let mut forgotten = false;
         for (key, entry) in self.learned.entries()? {
             let peer = PeerKey {
                 vni: key.vni,
@@ -104,7 +105,12 @@ impl Maps {
                 stay.push(key);
             } else {
                 self.learned.remove(&key)?;
+                forgotten = true;
             }
+        }
+        if forgotten {
+            // Packets may be on shortcuts to where these were.
+            self.bump_epoch()?;
         }
         let networks = self.networks.keys()?;
         self.ageing.unlearned = self.unlearned_by_network()?;

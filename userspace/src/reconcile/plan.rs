@@ -122,10 +122,13 @@ impl Key {
         }
     }
 
-    /// Whether what was decided about flows may have rested on it.
+    /// Whether what was decided about flows, or found for their packets, may have
+    /// rested on it.
     fn matters_to_flows(&self) -> bool {
-        let is_about_somebody =
-            matches!(self, Self::Endpoint(_) | Self::Fdb(_) | Self::Neighbour(_));
+        let is_about_somebody = matches!(
+            self,
+            Self::Endpoint(_) | Self::Fdb(_) | Self::Neighbour(_) | Self::Peer(_)
+        );
         is_about_somebody || self.ruleset().is_some()
     }
 }

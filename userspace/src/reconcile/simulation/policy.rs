@@ -149,6 +149,7 @@ fn settle_watching(kernel: &mut Kernel, desired: &Desired, kept: &mut Kept, view
         let after = &kernel.held;
         let is_changed = before.endpoints != after.endpoints
             || before.neighbours != after.neighbours
+            || before.peers != after.peers
             || before.fdb != after.fdb;
         assert_eq!(
             kernel.epoch - epoch,
