@@ -391,12 +391,14 @@ pub(crate) fn redirect_neigh(ifindex: u32, next_hop: [u8; 4]) -> Action {
         unsafe { helper::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
         return Action::Redirect;
     }
-    // The largest member of the union first: the smaller leaves no byte undefined.
     let mut hop = bpf_redir_neigh {
         nh_family: AF_INET,
-        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+        // The largest member of the union: the smaller leaves no byte undefined, and
+        // this one's first word is where an IPv4 address stands.
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+            ipv6_nh: [u32::from_ne_bytes(next_hop), 0, 0, 0],
+        },
     };
-    hop.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(next_hop);
     // SAFETY: `hop` is as long as said, and the kernel keeps no pointer to it.
     unsafe { helper::bpf_redirect_neigh(ifindex, &raw mut hop, HOP_LEN, 0) };
     Action::Redirect
