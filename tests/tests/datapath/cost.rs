@@ -32,7 +32,7 @@ const BOUNDS: [Bound; 4] = [
         program: Program::FromContainer,
         instructions: 6_000,
         calls: 180,
-        verified: 150_000,
+        verified: 200_000,
     },
     Bound {
         program: Program::FromUnderlay,
