@@ -11,6 +11,7 @@ mod foreign;
 mod groups;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod monitor;
 mod moves;
 mod policies;

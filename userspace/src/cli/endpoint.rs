@@ -243,6 +243,7 @@ fn show(endpoint: &EndpointDto) -> String {
         let dropped = Some(drops.join(", ")).filter(|text| !text.is_empty());
         lines.push(("Dropped", dropped.unwrap_or(none)));
     }
+    lines.extend(endpoint.flows.map(|flows| ("Flows", flows.to_string())));
     let mut text = fields(&lines);
     if let Some(EffectiveDto { ingress, egress }) = &endpoint.policy {
         direction(&mut text, "Ingress", "from", ingress);

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::NodeInfo;
 use crate::{
-    datapath::Traced,
+    datapath::{FlowCounter, Traced},
     memory,
     model::{Desired, Node},
     reconcile::{Counters, CountersError, Probe, ProbeError, Reconciler, Report},
@@ -45,6 +45,12 @@ pub trait Reconcile: Send {
     /// The datapath's counters, as [`Reconciler::counters`].
     fn counters(&self) -> Result<Counters, CountersError>;
 
+    /// What counts flows, as [`Reconciler::flow_counter`]; there are none where there
+    /// are no programs.
+    fn flow_counter(&self) -> Result<FlowCounter, CountersError> {
+        Err(CountersError::NotLoaded)
+    }
+
     /// Told when the kernel changed, as [`Reconciler::changes`].
     fn changes(&self) -> watch::Receiver<u64>;
 }
@@ -62,6 +68,10 @@ impl Reconcile for Reconciler {
         Reconciler::counters(self)
     }
 
+    fn flow_counter(&self) -> Result<FlowCounter, CountersError> {
+        Reconciler::flow_counter(self)
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         Reconciler::changes(self)
     }
@@ -74,6 +84,8 @@ pub(super) const QUERY_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) enum Query {
     /// For the datapath's counters.
     Counters(oneshot::Sender<Result<Counters, CountersError>>),
+    /// For what counts flows.
+    Flows(oneshot::Sender<Result<FlowCounter, CountersError>>),
     /// For what becomes of a packet.
     Probe(Probe, oneshot::Sender<Result<Traced, ProbeError>>),
 }
@@ -113,6 +125,7 @@ impl Observed {
 fn answer(query: Query, reconciler: &mut impl Reconcile) {
     match query {
         Query::Counters(to) => drop(to.send(reconciler.counters())),
+        Query::Flows(to) => drop(to.send(reconciler.flow_counter())),
         Query::Probe(probe, to) => drop(to.send(reconciler.probe(&probe))),
     }
 }

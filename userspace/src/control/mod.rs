@@ -255,9 +255,25 @@ impl Control {
 
     /// The datapath's counters; an error if they cannot be read now.
     pub async fn counters(&self) -> Result<Counters, CountersError> {
-        let (query, answer) = oneshot::channel();
+        self.query(Query::Counters).await
+    }
+
+    /// How many flows an address has that is one of this host's; `None` if they
+    /// cannot be counted now.
+    async fn count_flows(&self, vni: u32, address: Ipv4Addr) -> Option<u64> {
+        let counter = self.query(Query::Flows).await.ok()?;
+        let counting = tokio::task::spawn_blocking(move || counter.count(vni, address));
+        counting.await.ok()?.ok()
+    }
+
+    /// Asks the loop something about the datapath.
+    async fn query<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<Result<T, CountersError>>) -> Query,
+    ) -> Result<T, CountersError> {
+        let (to, answer) = oneshot::channel();
         let asked = async {
-            self.inner.queries.send(Query::Counters(query)).await.ok()?;
+            self.inner.queries.send(question(to)).await.ok()?;
             answer.await.ok()
         };
         let answered = tokio::time::timeout(QUERY_PATIENCE, asked).await;

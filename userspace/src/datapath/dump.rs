@@ -37,8 +37,17 @@ const POSITION: usize = 32;
 /// All entries of a hash map or LPM trie, in no order. Those that come or go
 /// meanwhile may be among them or not.
 pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
-    const { assert!(size_of::<K>() <= POSITION) };
     let mut entries = Vec::new();
+    visit(map, |key, value| entries.push((key, value)))?;
+    Ok(entries)
+}
+
+/// Shows each of those entries, without holding them all.
+pub(super) fn visit<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    mut see: impl FnMut(K, V),
+) -> io::Result<()> {
+    const { assert!(size_of::<K>() <= POSITION) };
     let mut keys = vec![MaybeUninit::<K>::uninit(); CHUNK as usize];
     let mut values = vec![MaybeUninit::<V>::uninit(); CHUNK as usize];
     // Where a call ended and the next begins.
@@ -74,16 +83,13 @@ pub(super) fn dump<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)
             Err(error) => return Err(error.into()),
         };
         let found = batch.count as usize;
-        // SAFETY: the kernel has written that many of each, and any bytes are a
-        // `Pod`.
-        let filled = keys
-            .iter()
-            .zip(&values)
-            .take(found)
-            .map(|(key, value)| unsafe { (key.assume_init(), value.assume_init()) });
-        entries.extend(filled);
+        for (key, value) in keys.iter().zip(&values).take(found) {
+            // SAFETY: the kernel has written that many of each, and any bytes are
+            // a `Pod`.
+            unsafe { see(key.assume_init(), value.assume_init()) };
+        }
         if end {
-            return Ok(entries);
+            return Ok(());
         }
         is_first = false;
     }

@@ -5,12 +5,16 @@
 //! does not tell how many, so that number is what is missing: those that began,
 //! less those that lasted, ended, or are still there.
 
-use std::net::Ipv4Addr;
+use std::{
+    io,
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use aya::maps::MapError;
 use vxplane_common::abi::{Flow, FlowKey, FlowStats, MAX_FLOWS, map};
 
-use super::{Error, Maps, clock};
+use super::{Error, Maps, clock, dump::visit, maps::Table};
 use crate::reconcile::FlowCounts;
 
 /// Above this part of the room in percent, flows that are closing make way.
@@ -65,6 +69,33 @@ fn is_of(key: &FlowKey, vni: u32, address: Ipv4Addr) -> bool {
     key.vni() == vni && [key.low, key.high].contains(&address.octets())
 }
 
+/// Counts the flows of single addresses. It looks at every flow there is, which
+/// takes a while.
+#[derive(Debug)]
+pub struct FlowCounter {
+    maps: [OwnedFd; 2],
+}
+
+impl FlowCounter {
+    /// How many flows an address has that are not over.
+    pub fn count(&self, vni: u32, address: Ipv4Addr) -> io::Result<u64> {
+        let now = second();
+        let mut count = 0;
+        for map in &self.maps {
+            visit(map.as_fd(), |key: FlowKey, flow: Flow| {
+                let counts = is_of(&key, vni, address) && !flow.is_over(key.protocol(), now);
+                count += u64::from(counts);
+            })?;
+        }
+        Ok(count)
+    }
+}
+
+/// The second, as the programs count them.
+fn second() -> u32 {
+    u32::try_from(clock::now().as_secs()).unwrap_or(u32::MAX)
+}
+
 impl Maps {
     /// Forgets the flows that are over, and in a crowd those that are closing.
     pub(super) fn sweep_flows(&mut self) -> Result<(), Error> {
@@ -72,9 +103,8 @@ impl Maps {
             return Ok(());
         }
         let stats = self.flow_stats()?;
-        let now = u32::try_from(clock::now().as_secs()).unwrap_or(u32::MAX);
         let flows = self.flows.entries()?;
-        let victims = victims(&flows, now, MAX_FLOWS as usize);
+        let victims = victims(&flows, second(), MAX_FLOWS as usize);
         for key in victims.expired.iter().chain(&victims.crowded_out) {
             self.flows.remove(key)?;
         }
@@ -111,6 +141,14 @@ impl Maps {
             }
         }
         Ok(())
+    }
+
+    /// What counts flows without holding the maps meanwhile.
+    pub fn flow_counter(&self) -> Result<FlowCounter, Error> {
+        let [lasting, new] = [&self.flows, &self.new_flows].map(Table::descriptor);
+        Ok(FlowCounter {
+            maps: [lasting?, new?],
+        })
     }
 
     /// How many flows there are and were. Sizes, and what was driven out, are as of

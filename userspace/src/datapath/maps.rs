@@ -1,6 +1,10 @@
 //! Typed access to the maps the daemon writes and reads.
 
-use std::{borrow::Borrow, collections::BTreeMap, os::fd::AsFd};
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use aya::{
     Ebpf, Pod,
@@ -31,6 +35,12 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
             map: self.name,
             source,
         }
+    }
+
+    /// Another descriptor of the map.
+    pub(super) fn descriptor(&self) -> Result<OwnedFd, Error> {
+        let descriptor = self.map.map().fd().as_fd().try_clone_to_owned();
+        descriptor.map_err(|source| self.error(MapError::IoError(source)))
     }
 
     /// All entries, in no order.

@@ -54,6 +54,7 @@ pub use self::{
     attach::{
         Attached, Device, Program, TcMode, detach_filter, is_ours, remove_filter, tcx_available,
     },
+    flows::FlowCounter,
     maps::{Maps, Prefixes, Table},
     pins::{MapMismatch, NewerLayout, map_file},
     qdiscs::Qdiscs,

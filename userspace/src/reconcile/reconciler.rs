@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     datapath::{
-        self, Datapath, Program, Takeover, TcMode, Teller,
+        self, Datapath, FlowCounter, Program, Takeover, TcMode, Teller,
         guard::{Guard, Place},
     },
     model::{Desired, Network},
@@ -497,6 +497,15 @@ impl Reconciler {
     pub fn counters(&self) -> Result<Counters, CountersError> {
         match self.datapath.maps().and_then(|maps| maps.counters()) {
             Ok(counters) => Ok(counters),
+            Err(datapath::Error::NotLoaded) => Err(CountersError::NotLoaded),
+            Err(error) => Err(CountersError::Datapath(error)),
+        }
+    }
+
+    /// What counts flows, which takes longer than anybody here should wait.
+    pub fn flow_counter(&self) -> Result<FlowCounter, CountersError> {
+        match self.datapath.maps().and_then(|maps| maps.flow_counter()) {
+            Ok(counter) => Ok(counter),
             Err(datapath::Error::NotLoaded) => Err(CountersError::NotLoaded),
             Err(error) => Err(CountersError::Datapath(error)),
         }

@@ -48,6 +48,8 @@ pub struct EndpointView {
     pub traffic: Option<Traffic>,
     /// Packets that it sent or that were for it and were dropped, if asked for.
     pub drops: Option<BTreeMap<DropReason, u64>>,
+    /// How many flows it has, if asked for.
+    pub flows: Option<u64>,
 }
 
 /// Another node's endpoint.
@@ -154,6 +156,7 @@ impl Control {
         if let Some(endpoint) = desired.endpoints.get(&id) {
             let mut view = self.view_endpoint(desired, endpoint)?;
             self.add_traffic(std::slice::from_mut(&mut view)).await;
+            self.add_flows(&mut view).await;
             return Ok(ListedEndpoint::Own(view));
         }
         let missing = || NotFound::Endpoint(id.clone());
@@ -193,6 +196,12 @@ impl Control {
         }
     }
 
+    /// Fills in how many flows it has, if they can be counted.
+    pub async fn add_flows(&self, view: &mut EndpointView) {
+        let (vni, ip) = (view.network.vni.get(), view.endpoint.ip);
+        view.flows = self.count_flows(vni, ip).await;
+    }
+
     pub(in crate::control) fn view_endpoint(
         &self,
         desired: &Desired,
@@ -222,6 +231,7 @@ impl Control {
             state: known.map_or(State::Pending, State::Known),
             traffic: None,
             drops: None,
+            flows: None,
         }
     }
 

@@ -234,6 +234,9 @@ pub struct EndpointDto {
     /// Packets that it sent or that were for it and were dropped, by reason; null as
     /// above.
     pub drops: Option<BTreeMap<String, u64>>,
+    /// How many flows (connections, and what is like them) its host tracks that it
+    /// takes part in; null as above, and in lists.
+    pub flows: Option<u64>,
 }
 
 impl From<Counter> for CounterDto {
@@ -282,6 +285,7 @@ impl From<EndpointView> for EndpointDto {
             message,
             traffic: view.traffic.map(TrafficDto::from),
             drops: view.drops.map(by_name),
+            flows: view.flows,
         }
     }
 }
@@ -319,6 +323,7 @@ impl From<OtherEndpointView> for EndpointDto {
             message,
             traffic: None,
             drops: None,
+            flows: None,
         }
     }
 }
@@ -453,6 +458,7 @@ pub(super) async fn detach(
 
 async fn shown(control: &Control, mut view: EndpointView) -> Json<EndpointDto> {
     control.add_traffic(std::slice::from_mut(&mut view)).await;
+    control.add_flows(&mut view).await;
     with_policy(control, view.into())
 }
 
