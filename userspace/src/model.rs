@@ -13,9 +13,13 @@ use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 use vxplane_common::types::{MacAddr, Vni};
 
-pub use self::words::{Labels, Word, Words};
+pub use self::{
+    limits::Limits,
+    words::{Labels, Word, Words},
+};
 use crate::policy::document::{NetworkPolicy, Protocol};
 
+pub mod limits;
 mod words;
 
 /// An L2 segment, isolated from every other network.
@@ -83,6 +87,9 @@ pub struct Endpoint {
     /// The number of its [`Identity`]; 0 where an earlier version stored it.
     #[serde(default)]
     pub identity: u32,
+    /// How much it may do.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 /// What everybody may know of an endpoint: all but what only its own host can
@@ -113,6 +120,9 @@ pub struct EndpointRecord {
     /// As [`Endpoint::identity`].
     #[serde(default)]
     pub identity: u32,
+    /// As [`Endpoint::limits`].
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 impl Endpoint {
@@ -130,6 +140,7 @@ impl Endpoint {
             namespace: self.namespace.as_str().into(),
             labels: self.labels.clone(),
             identity: self.identity,
+            limits: self.limits,
         }
     }
 }
@@ -155,6 +166,7 @@ impl EndpointRecord {
             labels: self.labels.clone(),
             slot,
             identity: self.identity,
+            limits: self.limits,
         }
     }
 }

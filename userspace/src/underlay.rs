@@ -118,6 +118,7 @@ mod tests {
             peer: None,
             peer_netns: None,
             xdp: None,
+            shaped: false,
         }
     }
 

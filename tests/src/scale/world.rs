@@ -77,6 +77,7 @@ impl World {
                 .into_iter()
                 .collect(),
             identity: 0,
+            limits: vxplane::model::Limits::default(),
         })
     }
 

@@ -272,6 +272,7 @@ pub(crate) fn endpoint(network: &str, container: &str, ip: Ipv4Addr) -> Endpoint
         labels: Labels::default(),
         slot: 0,
         identity: 0,
+        limits: vxplane::model::Limits::default(),
     }
 }
 

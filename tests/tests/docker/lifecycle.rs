@@ -90,10 +90,14 @@ fn a_restart_policy_brings_the_container_back_with_its_network() -> Result<()> {
 }
 
 #[test]
-fn the_endpoint_follows_a_rename() -> Result<()> {
+fn the_endpoint_has_the_limits_of_the_labels_and_follows_a_rename() -> Result<()> {
     let lab = lab()?;
     let site = Site::new(&lab, "a")?;
-    site.run("web", OPT_IN)?;
+    let limits = "-l vxplane.limit.new-flows=50 -l vxplane.limit.egress=100mbit";
+    site.run("web", &format!("{OPT_IN} {limits}"))?;
+    let limits = &site.endpoint("web")?.context("no endpoint")?["limits"];
+    ensure!(limits["new_flows_per_second"] == 50, "{limits}");
+    ensure!(limits["egress_bits_per_second"] == 100_000_000, "{limits}");
     site.docker("rename web shop")?;
     eventually("the endpoint has the new name", || {
         Ok(site.endpoint("shop")?.is_some())

@@ -39,7 +39,7 @@ fn must_be_refused(site: &Site, arguments: &str, parts: &[&str]) -> Result<()> {
 fn what_cannot_be_is_refused_in_words() -> Result<()> {
     let lab = lab()?;
     let site = Site::new(&lab, "a")?;
-    let table: [(&str, &[&str]); 7] = [
+    let table: [(&str, &[&str]); 8] = [
         (
             "-e SP_NETWORK=shop",
             &[
@@ -56,6 +56,10 @@ fn what_cannot_be_is_refused_in_words() -> Result<()> {
         (
             "-e SOCKETPLANE_CIDR=10.0.6.0/24 -l vxplane.network=shop",
             &["no network `shop`"],
+        ),
+        (
+            "-e SOCKETPLANE_CIDR=10.0.6.0/24 -l vxplane.limit.egress=fast",
+            &["`fast` cannot be a limit", "100mbit"],
         ),
         (
             "-e SOCKETPLANE_CIDR=10.0.6.255/24",

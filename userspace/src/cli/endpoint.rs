@@ -9,9 +9,10 @@ use super::{
     client::{Client, query, segment},
     output::{Printer, fields, or_dash, printable, table},
 };
+use crate::model::limits::{WrongLimit, parse_new_flows, parse_rate, rate_text};
 use crate::surfaces::api::{
     AllowedDto, EffectiveDirectionDto, EffectiveDto, EndpointDto, EndpointRequest, EndpointState,
-    TrafficDto,
+    LimitsDto, TrafficDto,
 };
 
 #[derive(Subcommand, Debug)]
@@ -67,6 +68,28 @@ pub(super) struct Attach {
     /// A label; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+    /// How many connections it may begin within a second, or `none`; where it is
+    /// attached already, both limits are replaced
+    #[arg(long, value_name = "N", value_parser = bound(parse_new_flows))]
+    max_new_flows: Option<Bound<u32>>,
+    /// At which rate it may send, as tc takes it (100mbit, 800kbit; a plain number is
+    /// bits per second), or `none`
+    #[arg(long, value_name = "RATE", value_parser = bound(parse_rate))]
+    egress_rate: Option<Bound<u64>>,
+}
+
+/// A limit, or that there is none.
+#[derive(Clone, Copy, Debug)]
+struct Bound<T>(Option<T>);
+
+/// Reads a limit, or the word for that there is none.
+fn bound<T>(
+    parse: fn(&str) -> Result<T, WrongLimit>,
+) -> impl Fn(&str) -> Result<Bound<T>, WrongLimit> + Clone {
+    move |text| match text {
+        "none" => Ok(Bound(None)),
+        text => parse(text).map(|limit| Bound(Some(limit))),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -135,6 +158,11 @@ impl TryFrom<Attach> for EndpointRequest {
         };
         let netns = attach.place.netns.map(absolute).transpose()?;
         let labels: BTreeMap<_, _> = attach.labels.into_iter().collect();
+        let is_limited = attach.max_new_flows.is_some() || attach.egress_rate.is_some();
+        let limits = LimitsDto {
+            new_flows_per_second: attach.max_new_flows.and_then(|bound| bound.0),
+            egress_bits_per_second: attach.egress_rate.and_then(|bound| bound.0),
+        };
         Ok(Self {
             network: attach.network,
             netns: netns.map(|path| path.to_string_lossy().into_owned()),
@@ -146,6 +174,7 @@ impl TryFrom<Attach> for EndpointRequest {
             mac: attach.mac,
             namespace: attach.namespace,
             labels: (!labels.is_empty()).then_some(labels),
+            limits: is_limited.then_some(limits),
         })
     }
 }
@@ -215,6 +244,7 @@ fn show(endpoint: &EndpointDto) -> String {
         ("Namespace", endpoint.namespace.clone()),
         ("Labels", or_dash(labels)),
         ("Identity", endpoint.identity.to_string()),
+        ("Limits", or_dash(limits(endpoint.limits))),
         ("Interface", endpoint.ifname.clone()),
         ("IP", endpoint.ip.clone()),
         ("MAC", endpoint.mac.clone()),
@@ -250,6 +280,18 @@ fn show(endpoint: &EndpointDto) -> String {
         direction(&mut text, "Egress", "to", egress);
     }
     text
+}
+
+/// How much it may do, in words.
+fn limits(limits: LimitsDto) -> Option<String> {
+    let new_flows = limits.new_flows_per_second;
+    let egress = limits.egress_bits_per_second;
+    let parts = [
+        new_flows.map(|number| format!("{number} new flows per second")),
+        egress.map(|rate| format!("sends at most {}", rate_text(rate))),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// What policies come to in one direction.

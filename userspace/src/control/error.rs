@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     model::NAMESPACE_NAME_LABEL,
+    model::limits::WrongLimit,
     policy::read::{Flaw, ReadError},
     reconcile::ProbeError,
     store::StoreError,
@@ -309,6 +310,9 @@ pub enum Invalid {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A limit that cannot be.
+    #[error(transparent)]
+    Limit(#[from] WrongLimit),
     /// Policies that mean nothing.
     #[error(transparent)]
     Policies(#[from] ReadError),
@@ -370,6 +374,7 @@ impl Invalid {
             Self::Ifname(_) => "invalid_ifname",
             Self::Label(_) | Self::NamespaceNameLabel(_) => "invalid_label",
             Self::Port { .. } | Self::TracePort => "invalid_port",
+            Self::Limit(_) => "invalid_limit",
             Self::Policies(_) | Self::Policy(_) => "invalid_policy",
             Self::TooManyAtOnce(_) => "too_many_documents",
             Self::PolicyTooLarge { .. } => "policy_too_large",

@@ -16,7 +16,7 @@ use vxplane_common::{
 use super::error::Invalid;
 use crate::{
     identity::{PORT_LABEL, parse_port},
-    model::NamedPort,
+    model::{Limits, NamedPort},
 };
 
 /// The interface's name inside a container unless another is given.
@@ -120,6 +120,8 @@ pub struct AttachSpec {
     /// Ports that have names although no label says so, which come before these;
     /// likewise.
     pub exposed: Option<BTreeSet<NamedPort>>,
+    /// How much it may do; no limits if absent, likewise.
+    pub limits: Option<Limits>,
 }
 
 impl AttachSpec {
@@ -136,6 +138,7 @@ impl AttachSpec {
             namespace: None,
             labels: None,
             exposed: None,
+            limits: None,
         }
     }
 
@@ -167,6 +170,7 @@ impl AttachSpec {
             namespace: self.namespace.clone(),
             labels: self.labels.clone(),
             exposed: self.exposed.clone(),
+            limits: self.limits,
         }
     }
 }
@@ -185,6 +189,8 @@ pub struct EndpointChange {
     pub labels: Option<BTreeMap<String, String>>,
     /// All ports that have names although no label says so.
     pub exposed: Option<BTreeSet<NamedPort>>,
+    /// All its limits.
+    pub limits: Option<Limits>,
 }
 
 impl EndpointChange {
@@ -199,6 +205,7 @@ impl EndpointChange {
         if let Some(namespace) = &self.namespace {
             check_namespace_name(namespace)?;
         }
+        self.limits.unwrap_or_default().check()?;
         self.labels.as_ref().map_or(Ok(()), check_labels)
     }
 }

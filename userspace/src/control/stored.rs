@@ -60,6 +60,7 @@ pub(crate) fn check_endpoint(record: &EndpointRecord) -> Result<(), Invalid> {
         namespace: Some(record.namespace.to_string()),
         labels: Some((&record.labels).into()),
         exposed: None,
+        limits: Some(record.limits),
     };
     change.check()
 }
@@ -134,6 +135,7 @@ mod tests {
             namespace: "default".into(),
             labels: [("app", "shop")].into_iter().collect(),
             identity: 0,
+            limits: crate::model::Limits::default(),
         }
     }
 

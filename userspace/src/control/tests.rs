@@ -298,6 +298,7 @@ fn sample() -> Endpoint {
         labels: Labels::default(),
         slot: 0,
         identity: 0,
+        limits: crate::model::Limits::default(),
     }
 }
 

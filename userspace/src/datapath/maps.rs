@@ -16,8 +16,8 @@ use aya::{
 };
 use vxplane_common::abi::{
     BlockKey, Counter, DropKey, Endpoint, EndpointDrops, FdbEntry, FdbKey, FloodKey, FloodTarget,
-    Flow, FlowKey, FlowStats, LearnBudget, Learned, MemberKey, Neighbour, NeighbourKey, Network,
-    Peer, PeerKey, Prefix, RuleKey, Traffic, map,
+    Flow, FlowKey, FlowStats, LearnBudget, Learned, Limit, MemberKey, Neighbour, NeighbourKey,
+    Network, Peer, PeerKey, Prefix, RuleKey, Spent, Traffic, map,
 };
 
 use super::{Error, dump::dump, learned::Ageing};
@@ -155,6 +155,7 @@ pub struct Maps {
     pub members: Table<MemberKey, u32>,
     pub blocks: Prefixes<BlockKey, u32>,
     pub rules: Prefixes<RuleKey, u32>,
+    pub limits: Table<u32, Limit>,
     pub flows: Table<FlowKey, Flow>,
     pub new_flows: Table<FlowKey, Flow>,
     pub(super) epoch: Array<MapData, u32>,
@@ -162,6 +163,7 @@ pub struct Maps {
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) traffic: PerCpuArray<MapData, Traffic>,
     pub(super) endpoint_drops: Array<MapData, EndpointDrops>,
+    pub(super) spent: Array<MapData, Spent>,
     pub(super) ageing: Ageing,
     /// Whether some are new while programs run upon those before them: then
     /// these do not hold yet what they should.
@@ -183,6 +185,7 @@ impl Maps {
             members: table(object, map::MEMBERS)?,
             blocks: prefixes(object, map::BLOCKS)?,
             rules: prefixes(object, map::RULES)?,
+            limits: table(object, map::LIMITS)?,
             flows: table(object, map::FLOWS)?,
             new_flows: table(object, map::NEW_FLOWS)?,
             epoch: take(object, map::EPOCH)?,
@@ -190,6 +193,7 @@ impl Maps {
             drops: take(object, map::DROPS)?,
             traffic: take(object, map::TRAFFIC)?,
             endpoint_drops: take(object, map::ENDPOINT_DROPS)?,
+            spent: take(object, map::SPENT)?,
             ageing,
             filling: false,
         })
@@ -206,8 +210,14 @@ impl Maps {
         self.epoch.set(0, epoch.wrapping_add(1), 0).map_err(error)
     }
 
-    /// Starts counting the traffic and drops of a slot from 0, for its new endpoint.
+    /// Starts counting the traffic and drops of a slot, and what it spends of its
+    /// limits, from 0, for its new endpoint.
     pub fn clear_traffic(&mut self, slot: u32) -> Result<(), Error> {
+        let error = |source| Error::Map {
+            map: map::SPENT,
+            source,
+        };
+        self.spent.set(slot, Spent::default(), 0).map_err(error)?;
         let none = EndpointDrops::default();
         self.endpoint_drops
             .set(slot, none, 0)

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     identity::{PORT_LABEL, parse_port},
-    model::parse_mac,
+    model::{Limits, limits::WrongLimit, parse_mac},
 };
 
 const CIDR_VARIABLE: &str = "SOCKETPLANE_CIDR";
@@ -95,6 +95,9 @@ pub enum Refusal {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A label that is to say a limit.
+    #[error(transparent)]
+    Limit(#[from] WrongLimit),
     /// `-p` or `-P`.
     #[error(
         "ports cannot be published on this network yet; leave out -p and -P and reach the container by its own address"
@@ -121,6 +124,7 @@ pub fn decide(create: &Object) -> Result<Decision, Refusal> {
     }
     refuse_what_cannot_be(create)?;
     refuse_odd_ports(&labels)?;
+    Limits::of_labels(&labels)?;
     let namespace = [labels::NAMESPACE, labels::COMPOSE_PROJECT]
         .into_iter()
         .find_map(|key| labels.get(key).filter(|value| !value.is_empty()).cloned());

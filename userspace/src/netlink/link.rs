@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use vxplane_common::types::MacAddr;
 
-use super::{Error, Netlink, Netns, request};
+use super::{Error, Netlink, Netns, request, shaper};
 
 /// What sort of device a link is, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Link {
     pub peer_netns: Option<i32>,
     /// The XDP program on it.
     pub xdp: Option<XdpAttachment>,
+    /// Whether what it sends goes through a token bucket, ours or another.
+    pub shaped: bool,
 }
 
 impl From<LinkMessage> for Link {
@@ -78,6 +80,7 @@ impl From<LinkMessage> for Link {
             peer: None,
             peer_netns: None,
             xdp: None,
+            shaped: false,
         };
         for attribute in message.attributes {
             match attribute {
@@ -87,6 +90,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Link(index) => link.peer = Some(index),
                 LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
                 LinkAttribute::LinkInfo(info) => link.kind = kind(info),
+                LinkAttribute::Qdisc(kind) => link.shaped = kind == shaper::KIND,
                 LinkAttribute::Xdp(xdp) => link.xdp = xdp_attachment(&xdp),
                 _ => {}
             }

@@ -10,6 +10,7 @@ mod link;
 mod netns;
 mod port;
 mod route;
+mod shaper;
 mod watch;
 
 use std::{future::Future, io, time::Duration};
@@ -22,6 +23,7 @@ pub use self::{
     netns::{Netns, NetnsError, inode},
     port::{PortOwner, find_port_owner},
     route::Route,
+    shaper::Shaper,
     watch::watch,
 };
 

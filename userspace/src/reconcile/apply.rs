@@ -20,7 +20,8 @@ use crate::{
     datapath::{self, Attached, Datapath, Maps, Program, Qdiscs, TcMode},
     model::Desired,
     netlink::{
-        self, ExternalVxlan, LinkChange, Netlink, Netns, NetnsError, VethPair, find_port_owner,
+        self, ExternalVxlan, LinkChange, Netlink, Netns, NetnsError, Shaper, VethPair,
+        find_port_owner,
     },
 };
 
@@ -40,6 +41,10 @@ pub(super) enum StepError {
     PortInUse(String),
     #[error("its network namespace is gone")]
     NamespaceGone,
+    #[error(
+        "this kernel cannot limit what it sends: it has no token bucket filter          (CONFIG_NET_SCH_TBF, module sch_tbf); leave out the egress limit"
+    )]
+    NoShaper,
 }
 
 /// What became of a plan.
@@ -190,6 +195,7 @@ impl Hands<'_> {
                 let added = inside.netlink.add_address(*index, *address).await;
                 already(added, Errno::EEXIST)?;
             }
+            Op::Shape { index, shaper } => self.shape(owner, *index, *shaper).await?,
             Op::RemoveAddress { index, address } => {
                 let inside = self.inside(owner).await?;
                 let removed = inside.netlink.delete_address(*index, *address).await;
@@ -247,6 +253,26 @@ impl Hands<'_> {
             netns: &inside.netns,
         };
         Ok(netlink.create_veth(&pair).await?)
+    }
+
+    /// Bounds what a container's interface sends, or no longer does. Without what
+    /// that takes, the endpoint fails rather than go on without its limit.
+    async fn shape(
+        &mut self,
+        owner: Option<&str>,
+        index: u32,
+        shaper: Option<Shaper>,
+    ) -> Result<(), StepError> {
+        let netlink = &self.inside(owner).await?.netlink;
+        let done = match shaper {
+            Some(shaper) => netlink.shape(index, shaper).await,
+            None => netlink.unshape(index).await,
+        };
+        done.map_err(|error| match shaper {
+            // That is what the kernel says of a kind that it does not know.
+            Some(_) if error.is(Errno::ENOENT) => StepError::NoShaper,
+            _ => error.into(),
+        })
     }
 
     /// Creates the device of the slow path and brings it up, which is when the
@@ -378,6 +404,7 @@ fn put(maps: &mut Maps, entry: Entry) -> Result<(), datapath::Error> {
         Entry::Member(key, value) => maps.members.put(key, value),
         Entry::Block(key, value) => maps.blocks.put(key, value),
         Entry::Rule(key, value) => maps.rules.put(key, value),
+        Entry::Limit(key, value) => maps.limits.put(key, value),
     }
 }
 
@@ -393,5 +420,6 @@ fn remove(maps: &mut Maps, key: Key) -> Result<(), datapath::Error> {
         Key::Member(key) => maps.members.remove(&key),
         Key::Block(key) => maps.blocks.remove(&key),
         Key::Rule(key) => maps.rules.remove(&key),
+        Key::Limit(key) => maps.limits.remove(&key),
     }
 }

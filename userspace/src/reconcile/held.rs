@@ -142,6 +142,7 @@ impl Tables {
             Entry::Rule(key, value) => drop(self.rules.insert(key, value)),
             Entry::Block(key, value) => drop(self.blocks.insert(key, value)),
             Entry::Member(key, value) => drop(self.members.insert(key, value)),
+            Entry::Limit(key, value) => drop(self.limits.insert(key, value)),
         }
     }
 
@@ -158,6 +159,7 @@ impl Tables {
             Key::Rule(key) => drop(self.rules.remove(&key)),
             Key::Block(key) => drop(self.blocks.remove(&key)),
             Key::Member(key) => drop(self.members.remove(&key)),
+            Key::Limit(key) => drop(self.limits.remove(&key)),
         }
     }
 }

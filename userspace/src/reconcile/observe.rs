@@ -16,7 +16,7 @@ use super::{Underlay, describe, tables::Tables};
 use crate::{
     datapath::{self, Attached, Datapath, Device, Program, Takeover, TcMode},
     model::{Desired, Endpoint},
-    netlink::{self, Filter, Link, LinkKind, Netlink, Netns, NetnsError},
+    netlink::{self, Filter, Link, LinkKind, Netlink, Netns, NetnsError, Shaper},
     underlay::Surroundings,
 };
 
@@ -77,6 +77,8 @@ pub struct Interface {
     pub up: bool,
     /// Its IPv4 addresses.
     pub addresses: BTreeSet<Ipv4Network>,
+    /// Our bound on what it sends.
+    pub shaper: Option<Shaper>,
 }
 
 /// The network namespace of an endpoint.
@@ -290,6 +292,11 @@ async fn look_inside(
                 .filter(|address| address.link == link.index)
                 .map(|address| address.network)
                 .collect(),
+            shaper: if link.shaped {
+                inside.shaper(link.index).await?
+            } else {
+                None
+            },
         }),
     };
     Ok(Container::Present {

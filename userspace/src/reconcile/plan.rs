@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use imbl::{OrdMap, ordmap::DiffItem};
 use ipnetwork::Ipv4Network;
 use vxplane_common::abi::{
-    BlockKey, Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, MemberKey,
-    Neighbour, NeighbourKey, Network, OVERHEAD_IPV4, Peer, PeerKey, Prefix, RuleKey,
+    BlockKey, Config, Endpoint, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Limit,
+    MemberKey, Neighbour, NeighbourKey, Network, OVERHEAD_IPV4, Peer, PeerKey, Prefix, RuleKey,
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     datapath::{Attached, Device, Program, Takeover, TcMode, guard},
     model::{self, Desired},
-    netlink::LinkChange,
+    netlink::{LinkChange, Shaper},
 };
 
 /// MTU of the slow path's device: room for any frame. What it sends is cut to
@@ -75,6 +75,7 @@ pub enum Entry {
     Member(MemberKey, u32),
     Block(Prefix<BlockKey>, u32),
     Rule(Prefix<RuleKey>, u32),
+    Limit(u32, Limit),
 }
 
 /// The key of an entry to remove from a map.
@@ -91,6 +92,7 @@ pub enum Key {
     Member(MemberKey),
     Block(Prefix<BlockKey>),
     Rule(Prefix<RuleKey>),
+    Limit(u32),
 }
 
 impl Entry {
@@ -107,6 +109,7 @@ impl Entry {
             Self::Member(key, _) => Key::Member(key),
             Self::Block(key, _) => Key::Block(key),
             Self::Rule(key, _) => Key::Rule(key),
+            Self::Limit(key, _) => Key::Limit(key),
         }
     }
 }
@@ -215,6 +218,13 @@ pub enum Op {
         index: u32,
         /// Which.
         address: Ipv4Network,
+    },
+    /// Bound the rate at which the container's end sends, or no longer.
+    Shape {
+        /// Its index.
+        index: u32,
+        /// How.
+        shaper: Option<Shaper>,
     },
     /// Take an address from the container's end.
     RemoveAddress {
@@ -505,6 +515,7 @@ fn plan_tables(
         Entry::Neighbour,
         Key::Neighbour,
     );
+    steps.diff(&tables.limits, &held.limits, Entry::Limit, Key::Limit);
     // Last: with its endpoint entry a veth begins to forward.
     steps.diff(
         &tables.endpoints,
@@ -666,6 +677,11 @@ fn plan_interface(wanted: &Wanted<'_>, observed: &Observed, wired: &Wired<'_>, p
         if !interface.addresses.contains(&address) {
             plan.endpoint(id, Op::AddAddress { index, address });
         }
+    }
+    let egress = endpoint.limits.egress_bits_per_second;
+    let shaper = egress.map(|rate| Shaper::new(rate, mtu));
+    if interface.shaper != shaper {
+        plan.endpoint(id, Op::Shape { index, shaper });
     }
     let change = container_change(endpoint, interface, mtu);
     if change != LinkChange::default() {

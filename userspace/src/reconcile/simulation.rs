@@ -34,10 +34,10 @@ use super::{
 use crate::{
     datapath::{Attached, Program, Takeover, TcMode},
     model::{
-        Cluster, Desired, Endpoint, EndpointRecord, Labels, NetnsRef, Network, Node, Peer,
+        Cluster, Desired, Endpoint, EndpointRecord, Labels, Limits, NetnsRef, Network, Node, Peer,
         PeerNetworks, Word,
     },
-    netlink::LinkChange,
+    netlink::{LinkChange, Shaper},
 };
 
 const PORT: u16 = 4789;
@@ -127,13 +127,8 @@ impl Kernel {
             Op::ChangeContainer { change, .. } => {
                 self.change_container(endpoint.unwrap(), change);
             }
-            Op::AddAddress { address, .. } => {
-                let addresses = &mut self.interface(&endpoint.unwrap().id).addresses;
-                assert!(addresses.insert(*address));
-            }
-            Op::RemoveAddress { address, .. } => {
-                let addresses = &mut self.interface(&endpoint.unwrap().id).addresses;
-                assert!(addresses.remove(address));
+            Op::AddAddress { .. } | Op::RemoveAddress { .. } | Op::Shape { .. } => {
+                obey_inside(self.interface(&endpoint.unwrap().id), &step.op);
             }
         }
     }
@@ -185,6 +180,7 @@ impl Kernel {
             mtu,
             up: false,
             addresses: BTreeSet::new(),
+            shaper: None,
         });
     }
 
@@ -225,6 +221,18 @@ impl Kernel {
         let stands = self.observed.attached.get(&(Program::FromContainer, index));
         assert_eq!(stands, Some(&Attached::Current));
         assert!(self.held.endpoints.contains_key(&index));
+    }
+}
+
+fn obey_inside(interface: &mut Interface, op: &Op) {
+    match op {
+        Op::AddAddress { address, .. } => assert!(interface.addresses.insert(*address)),
+        Op::RemoveAddress { address, .. } => assert!(interface.addresses.remove(address)),
+        Op::Shape { shaper, .. } => {
+            assert_ne!(interface.shaper, *shaper);
+            interface.shaper = *shaper;
+        }
+        other => panic!("{other:?} is nothing that is done to a container's interface"),
     }
 }
 
@@ -299,6 +307,10 @@ fn endpoint(number: u8, network: u8) -> Endpoint {
         labels: Labels::default(),
         slot: u32::from(number),
         identity: 0,
+        limits: Limits {
+            new_flows_per_second: (number % 3 == 1).then_some(100),
+            egress_bits_per_second: (number % 2 == 1).then_some(1_000_000),
+        },
     }
 }
 
@@ -391,6 +403,7 @@ fn any_interface() -> impl Strategy<Value = Interface> {
                 .into_iter()
                 .map(|last| Ipv4Network::new(Ipv4Addr::new(10, 0, 0, last), 24).unwrap())
                 .collect(),
+            shaper: odd.then(|| Shaper::new(2_000_000, 1500)),
         }
     })
 }

@@ -8,7 +8,7 @@ use std::{
 use imbl::{OrdMap, ordmap::DiffItem};
 use vxplane_common::{
     abi::{
-        BlockKey, Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget,
+        BlockKey, Endpoint, FDB_LOCAL, FdbEntry, FdbKey, FloodKey, FloodTarget, LearnBudget, Limit,
         MAX_BLOCKS, MAX_ENDPOINTS, MAX_FDB, MAX_FLOOD, MAX_LEARNED_PER_NETWORK, MAX_MEMBERS,
         MAX_NETWORKS, MAX_PEERS, MAX_RULES, MemberKey, Neighbour, NeighbourKey, Network, Outer,
         PEER_LEARN, Peer, PeerKey, Prefix, RuleKey, map,
@@ -39,6 +39,7 @@ pub struct Tables {
     pub members: OrdMap<MemberKey, u32>,
     pub blocks: OrdMap<Prefix<BlockKey>, u32>,
     pub rules: OrdMap<Prefix<RuleKey>, u32>,
+    pub limits: OrdMap<u32, Limit>,
 }
 
 /// An endpoint that is in the maps: what is desired, and its host veth.
@@ -179,6 +180,7 @@ impl Tables {
             members: maps.members.entries()?.into_iter().collect(),
             blocks: maps.blocks.entries()?.into_iter().collect(),
             rules: maps.rules.entries()?.into_iter().collect(),
+            limits: maps.limits.entries()?.into_iter().collect(),
         })
     }
 
@@ -194,6 +196,7 @@ impl Tables {
             + self.members.len()
             + self.blocks.len()
             + self.rules.len()
+            + self.limits.len()
     }
 
     /// How full the maps are.
@@ -226,6 +229,7 @@ impl Tables {
             + self.members.diff(&other.members).count()
             + self.blocks.diff(&other.blocks).count()
             + self.rules.diff(&other.rules).count()
+            + self.limits.diff(&other.limits).count()
             + budgets.symmetric_difference(&other_budgets).count()
     }
 
@@ -338,6 +342,12 @@ impl Tables {
         };
         self.neighbours
             .insert(NeighbourKey { vni, ipv4 }, neighbour);
+        if let Some(new_flows_per_second) = endpoint.limits.new_flows_per_second {
+            let limit = Limit {
+                new_flows_per_second,
+            };
+            self.limits.insert(endpoint.slot, limit);
+        }
     }
 
     /// Adds the peers of `network` that are no nodes.

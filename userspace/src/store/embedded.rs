@@ -196,6 +196,7 @@ mod tests {
             labels: [("app", app)].into_iter().collect(),
             slot: u32::from(number),
             identity: 0,
+            limits: crate::model::Limits::default(),
         })
     }
 

@@ -691,6 +691,10 @@ mod tests {
             labels: [("app", "shop \u{1f6d2}")].into_iter().collect(),
             slot: 4,
             identity: 300,
+            limits: crate::model::Limits {
+                new_flows_per_second: Some(20),
+                egress_bits_per_second: Some(1_000_000),
+            },
         };
         let hint = Hint {
             endpoint: "ba9876543210".to_owned(),

@@ -92,6 +92,7 @@ fn made(
         labels: spec.labels.clone().unwrap_or_default().into(),
         slot: free_slot(&basis.desired().endpoints)?,
         identity: 0,
+        limits: spec.limits.unwrap_or_default(),
     })
 }
 
@@ -315,6 +316,9 @@ fn changed(existing: &Endpoint, change: EndpointChange) -> Endpoint {
     }
     if let Some(labels) = change.labels {
         endpoint.labels = labels.into();
+    }
+    if let Some(limits) = change.limits {
+        endpoint.limits = limits;
     }
     endpoint
 }

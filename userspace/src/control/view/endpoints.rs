@@ -69,9 +69,9 @@ pub struct OtherEndpointView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListedEndpoint {
     /// On this one.
-    Own(EndpointView),
+    Own(Box<EndpointView>),
     /// On another one.
-    Other(OtherEndpointView),
+    Other(Box<OtherEndpointView>),
 }
 
 /// Which endpoints to list; nothing given means all.
@@ -127,7 +127,7 @@ impl Control {
             let mut own = self.endpoints();
             own.retain(|view| wanted(&filter.network, &view.endpoint.network));
             self.add_traffic(&mut own).await;
-            listed.extend(own.into_iter().map(ListedEndpoint::Own));
+            listed.extend(own.into_iter().map(|view| ListedEndpoint::Own(view.into())));
         }
         let picture = self.picture();
         let desired = &picture.contents.desired;
@@ -140,7 +140,7 @@ impl Control {
                 records
                     .filter(|record| wanted(&filter.node, &record.node))
                     .map(|record| other_endpoint(desired, record, network, mtu))
-                    .map(ListedEndpoint::Other),
+                    .map(|view| ListedEndpoint::Other(view.into())),
             );
         }
         listed.sort_by(|one, other| one.id().cmp(other.id()));
@@ -157,7 +157,7 @@ impl Control {
             let mut view = self.view_endpoint(desired, endpoint)?;
             self.add_traffic(std::slice::from_mut(&mut view)).await;
             self.add_flows(&mut view).await;
-            return Ok(ListedEndpoint::Own(view));
+            return Ok(ListedEndpoint::Own(view.into()));
         }
         let missing = || NotFound::Endpoint(id.clone());
         let record = census::find_there(desired, &id).ok_or_else(missing)?;
@@ -165,7 +165,7 @@ impl Control {
         let tally = Tally::of(desired, &network.name);
         let mtu = self.overlay_mtu(desired, network, &tally);
         let view = other_endpoint(desired, record, network, mtu);
-        Ok(ListedEndpoint::Other(view))
+        Ok(ListedEndpoint::Other(view.into()))
     }
 
     /// The ID of the endpoint that a person means, on this host or another.

@@ -23,6 +23,7 @@ use crate::{
         wish::Wish,
     },
     identity::{PORT_LABEL, parse_port},
+    model::Limits,
     reconcile::EndpointState,
 };
 
@@ -199,6 +200,7 @@ impl Wiring {
         place: Place,
         netns: PathBuf,
     ) -> Result<EndpointView, WiringError> {
+        let limits = limits_of(&pair.key, &place.wish.labels);
         let mut labels = presentable(place.wish.labels);
         labels.insert(labels::PAIR.to_owned(), pair.key.clone());
         let exposed = services::named(&place.wish.exposed).await;
@@ -206,6 +208,7 @@ impl Wiring {
             let endpoint = &view.endpoint;
             let same = endpoint.name == place.name
                 && endpoint.labels == labels.clone().into()
+                && endpoint.limits == limits
                 && self.control.knows_ports(endpoint, &exposed);
             // Attaching again would have the whole host compared again.
             if same && is_wired(&view, &netns).await {
@@ -220,6 +223,7 @@ impl Wiring {
             namespace: place.wish.namespace,
             labels: Some(labels),
             exposed: Some(exposed),
+            limits: Some(limits),
             ..AttachSpec::new(place.network, NetnsSource::Path(netns))
         };
         Ok(self.control.attach(spec).await?.0)
@@ -285,6 +289,15 @@ fn wish_of(pair: &Pair) -> Result<Wish, WiringError> {
         }),
         _ => Err(WiringError::NoWish(user.name.clone())),
     }
+}
+
+/// The limits that labels say. What the create hook would have refused can only be
+/// an image's: nobody who is refused could do anything about it.
+fn limits_of(pair: &str, labels: &BTreeMap<String, String>) -> Limits {
+    Limits::of_labels(labels).unwrap_or_else(|error| {
+        warn!(pair, "its limits are not heeded: {error}");
+        Limits::default()
+    })
 }
 
 /// Docker takes labels that the daemon would not: without key, with control

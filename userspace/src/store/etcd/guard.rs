@@ -342,6 +342,7 @@ mod tests {
             labels: Labels::default(),
             slot: 0,
             identity: 0,
+            limits: crate::model::Limits::default(),
         }
     }
 

@@ -572,6 +572,7 @@ mod tests {
             namespace: "default".into(),
             labels: Labels::default(),
             identity: 0,
+            limits: crate::model::Limits::default(),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::{
         AttachSpec, Control, EndpointFilter, EndpointView, Invalid, ListedEndpoint, NetnsSource,
         OtherEndpointView, State as Standing, parse_ipv4, parse_mac,
     },
+    model::Limits,
     policy::explain::Effective,
     reconcile,
 };
@@ -63,6 +64,42 @@ pub struct EndpointRequest {
     /// Its labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
+    /// How much it may do, instead of the limits it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsDto>,
+}
+
+/// How much an endpoint may do. What is absent or null is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Limits)]
+pub struct LimitsDto {
+    /// Connections, and what is like them, that it may begin within a second.
+    #[serde(default)]
+    #[schema(example = 100, minimum = 1, maximum = 1_000_000)]
+    pub new_flows_per_second: Option<u32>,
+    /// Bits of Ethernet frames that it may send within a second.
+    #[serde(default)]
+    #[schema(example = 100_000_000, minimum = 8_000, maximum = 32_000_000_000_u64)]
+    pub egress_bits_per_second: Option<u64>,
+}
+
+impl From<LimitsDto> for Limits {
+    fn from(limits: LimitsDto) -> Self {
+        Self {
+            new_flows_per_second: limits.new_flows_per_second,
+            egress_bits_per_second: limits.egress_bits_per_second,
+        }
+    }
+}
+
+impl From<Limits> for LimitsDto {
+    fn from(limits: Limits) -> Self {
+        Self {
+            new_flows_per_second: limits.new_flows_per_second,
+            egress_bits_per_second: limits.egress_bits_per_second,
+        }
+    }
 }
 
 impl TryFrom<EndpointRequest> for AttachSpec {
@@ -88,6 +125,7 @@ impl TryFrom<EndpointRequest> for AttachSpec {
             namespace: request.namespace,
             labels: request.labels,
             exposed: None,
+            limits: request.limits.map(Limits::from),
         })
     }
 }
@@ -207,6 +245,8 @@ pub struct EndpointDto {
     /// namespace, labels and named ports. Endpoints that no policy can tell apart
     /// have the same; 0 for one of a node that knows no policies.
     pub identity: u32,
+    /// How much it may do.
+    pub limits: LimitsDto,
     /// The interface inside the container.
     pub ifname: String,
     /// Its address with the network's prefix length.
@@ -274,6 +314,7 @@ impl From<EndpointView> for EndpointDto {
             namespace: endpoint.namespace,
             labels: (&endpoint.labels).into(),
             identity: endpoint.identity,
+            limits: endpoint.limits.into(),
             policy: None,
             ifname: endpoint.ifname,
             ip: format!("{}/{}", endpoint.ip, network.subnet.prefix()),
@@ -312,6 +353,7 @@ impl From<OtherEndpointView> for EndpointDto {
             namespace: record.namespace.to_string(),
             labels: (&record.labels).into(),
             identity: record.identity,
+            limits: record.limits.into(),
             policy: None,
             ifname: record.ifname.to_string(),
             ip: format!("{}/{}", record.ip, network.subnet.prefix()),
@@ -331,8 +373,8 @@ impl From<OtherEndpointView> for EndpointDto {
 impl From<ListedEndpoint> for EndpointDto {
     fn from(listed: ListedEndpoint) -> Self {
         match listed {
-            ListedEndpoint::Own(view) => view.into(),
-            ListedEndpoint::Other(view) => view.into(),
+            ListedEndpoint::Own(view) => (*view).into(),
+            ListedEndpoint::Other(view) => (*view).into(),
         }
     }
 }

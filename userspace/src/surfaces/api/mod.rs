@@ -14,7 +14,7 @@ use self::callers::Callers;
 pub use self::{
     endpoints::{
         AllowedDto, EffectiveDirectionDto, EffectiveDto, EndpointDto, EndpointRequest,
-        EndpointState, TrafficDto,
+        EndpointState, LimitsDto, TrafficDto,
     },
     namespaces::{NamespaceDto, NamespaceRequest},
     networks::{NetworkDto, NetworkRequest},
