@@ -91,6 +91,7 @@ impl Wish {
             labels: Labels::default(),
             slot: u32::from(last),
             identity: 0,
+            limits: vxplane::model::Limits::default(),
         };
         self.0.endpoints.insert(endpoint.id.clone(), endpoint);
         Ok(self)
