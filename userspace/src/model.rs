@@ -301,9 +301,12 @@ impl Desired {
 /// The other hosts and what is on them. Snapshots of it share what is the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
+    /// This node's name.
+    pub own: Word,
     /// The nodes that are alive, by name; this one may be among them.
     pub nodes: OrdMap<Word, Arc<Node>>,
-    /// The endpoints of the other nodes, alive or not, by network and ID.
+    /// The endpoints of the other nodes, alive or not, by network and ID; and those
+    /// that are this node's but whose containers it does not know.
     pub endpoints: OrdMap<(Word, Word), Arc<EndpointRecord>>,
 }
 

@@ -101,7 +101,7 @@ impl<'a> Tally<'a> {
 
     fn add(&mut self, desired: &Desired, record: &'a EndpointRecord) {
         self.there += 1;
-        if !self.nodes.contains(&*record.node) && alive(desired, &record.node) {
+        if !self.nodes.contains(&*record.node) && is_other(desired, &record.node) {
             self.nodes.insert(&record.node);
         }
     }
@@ -113,7 +113,8 @@ pub(super) fn here<'a>(desired: &'a Desired, network: &str) -> impl Iterator<Ite
     endpoints.filter(move |endpoint| endpoint.network == network)
 }
 
-/// The endpoints of other nodes in that network, their nodes alive or not.
+/// The endpoints of other nodes in that network, their nodes alive or not, and
+/// those of this node that it has forgotten.
 pub(super) fn there<'a>(
     desired: &'a Desired,
     network: &str,
@@ -130,7 +131,13 @@ pub(super) fn crowd(desired: &Desired, network: &str) -> usize {
     tally.here + tally.nodes.len() + foreign.count()
 }
 
-/// Whether another node is alive.
+/// Whether it is another node, and alive.
+pub(super) fn is_other(desired: &Desired, node: &str) -> bool {
+    let cluster = desired.cluster.as_ref();
+    cluster.is_some_and(|cluster| *cluster.own != *node && cluster.is_alive(node))
+}
+
+/// Whether a node is alive.
 pub(super) fn alive(desired: &Desired, node: &str) -> bool {
     let cluster = desired.cluster.as_ref();
     cluster.is_some_and(|cluster| cluster.is_alive(node))

@@ -1,5 +1,7 @@
 //! The control planes of several hosts on what they share.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 
 use super::{fake::*, *};
@@ -181,6 +183,36 @@ async fn a_container_moves_from_a_dead_node_with_its_address() {
         (before.endpoint.ip, Created::New)
     );
     assert!(a.endpoints().is_empty(), "it is not there any more");
+}
+
+#[tokio::test]
+async fn what_a_node_has_forgotten_is_attached_or_detached_there() {
+    let site = Site::default();
+    let (a, b) = two(&site).await;
+    let (first, _) = a.attach(container(1)).await.unwrap();
+    let (second, _) = a.attach(container(2)).await.unwrap();
+    // The same node without its state.
+    let a = member(&site, "a", on(0)).await;
+    let error = b.attach(container(1)).await.unwrap_err();
+    assert_eq!(error.code(), "endpoint_elsewhere", "{error}");
+    let labels = EndpointChange {
+        labels: Some(BTreeMap::new()),
+        ..EndpointChange::default()
+    };
+    let id = &first.endpoint.id;
+    let error = a.change_endpoint(id, labels).await.unwrap_err();
+    assert!(error.to_string().contains("attach it again"), "{error}");
+    let (again, created) = a.attach(container(1)).await.unwrap();
+    assert_eq!(
+        (&again.endpoint, created),
+        (&first.endpoint, Created::New),
+        "it is the same"
+    );
+    assert!(a.peers().is_empty(), "it is no peer of its own");
+    assert_eq!(a.network("blue").unwrap().nodes, ["a"]);
+    a.detach(&second.endpoint.id).await.unwrap();
+    a.detach(id).await.unwrap();
+    b.remove_network("blue").await.unwrap();
 }
 
 #[tokio::test]

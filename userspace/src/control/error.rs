@@ -573,6 +573,12 @@ pub enum Conflict {
         /// Who has it.
         node: String,
     },
+    /// It is this node's, which does not know its container.
+    #[error(
+        "where the container of endpoint {0} is is not known here any more; attach it again or \
+         detach it"
+    )]
+    EndpointForgotten(String),
     /// Another node has the endpoint that a trace is to start from.
     #[error("endpoint {id} is on node {node}; ask there: `vxplane trace` on that host")]
     TraceElsewhere {
@@ -662,6 +668,7 @@ impl Conflict {
             Self::MacInUse { .. } => "mac_in_use",
             Self::EndpointDiffers { .. } => "endpoint_exists",
             Self::EndpointElsewhere { .. }
+            | Self::EndpointForgotten(_)
             | Self::EndpointOfDeadNode { .. }
             | Self::TraceElsewhere { .. } => "endpoint_elsewhere",
             Self::NodeAlive(_) => "node_alive",

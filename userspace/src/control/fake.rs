@@ -177,11 +177,11 @@ impl Shared {
                 desired
                     .endpoints
                     .retain(|id, _| self.records.get(&**id).is_some_and(|r| *r.node == **name));
-                let others = self
-                    .records
-                    .values()
-                    .filter(|record| *record.node != **name);
+                let known = &desired.endpoints;
+                let others = self.records.values();
+                let others = others.filter(|record| !known.contains_key(&*record.id));
                 desired.cluster = Some(Cluster {
+                    own: name.as_str().into(),
                     nodes: self.nodes.clone(),
                     endpoints: others.map(|r| (r.key(), Arc::new(r.clone()))).collect(),
                 });

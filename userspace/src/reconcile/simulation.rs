@@ -353,6 +353,7 @@ prop_compose! {
             (record.key(), Arc::new(record))
         });
         Cluster {
+            own: "n0".into(),
             nodes: nodes.map(|node| (Word::from(&*node.name), Arc::new(node))).collect(),
             endpoints: records.collect(),
         }

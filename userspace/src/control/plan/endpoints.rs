@@ -27,9 +27,12 @@ use crate::{
 /// Hints kept for containers that may come back; the oldest are forgotten.
 const MAX_HINTS: usize = 4096;
 
+/// What to do about an endpoint of this host that is to become another.
+const DETACH_FIRST: &str = "detach it first";
+
 /// Attaches the namespace found as `netns`. An endpoint that exists keeps its
 /// address and follows its container into a new namespace, or to this host from
-/// a node that is not alive. `wired` says which endpoints' interfaces are known
+/// a node that is not alive, or that is this one and has forgotten it. `wired` says which endpoints' interfaces are known
 /// to be in place.
 pub(crate) fn attach(
     basis: Basis<'_>,
@@ -43,7 +46,7 @@ pub(crate) fn attach(
     let id = endpoint_id(&container_id, spec.ifname());
     check_ifname_free(basis, &id, spec, &netns, wired)?;
     if let Some(existing) = basis.desired().endpoints.get(&id) {
-        check_same(&Occupant::Here(existing), spec)?;
+        check_same(&Occupant::Here(existing), spec, DETACH_FIRST.to_owned())?;
         let mut endpoint = changed(existing, spec.changes());
         endpoint.netns = netns;
         return replaced(basis, existing, endpoint, spec.exposed.clone());
@@ -96,14 +99,15 @@ fn made(
     })
 }
 
-/// The endpoint of a node that is not alive, with its address, on this host.
+/// The endpoint of a node that is not alive, or that this node has forgotten, with
+/// its address, on this host.
 fn moved(
     basis: Basis<'_>,
     spec: &AttachSpec,
     netns: NetnsRef,
     record: &EndpointRecord,
 ) -> Result<Endpoint, Error> {
-    if census::alive(basis.desired(), &record.node) {
+    if !is_forgotten(basis, record) && census::alive(basis.desired(), &record.node) {
         return Err(Conflict::EndpointElsewhere {
             endpoint: record.id.to_string(),
             what: format!("`{}` of container {}", record.ifname, record.container_id),
@@ -111,7 +115,13 @@ fn moved(
         }
         .into());
     }
-    check_same(&Occupant::There(record), spec)?;
+    let remedy = if is_forgotten(basis, record) {
+        DETACH_FIRST.to_owned()
+    } else {
+        let node = &record.node;
+        format!("free the endpoints of that dead node first: `vxplane node rm {node}`")
+    };
+    check_same(&Occupant::There(record), spec, remedy)?;
     let endpoint = record.endpoint(netns, free_slot(&basis.desired().endpoints)?);
     Ok(changed(&endpoint, spec.changes()))
 }
@@ -132,8 +142,19 @@ pub(crate) fn container_id(basis: Basis<'_>, spec: &AttachSpec, netns: &NetnsRef
     format!("netns-{}-{}", basis.node, netns.inode)
 }
 
-/// Removes an endpoint of this host; its address is remembered.
+/// Whether the record is this node's, which does not know its container any more:
+/// it lost its state, or the store got back what was detached.
+fn is_forgotten(basis: Basis<'_>, record: &EndpointRecord) -> bool {
+    *record.node == *basis.node
+}
+
+/// Removes an endpoint of this host; its address is remembered, unless nothing is
+/// known of its container.
 pub(crate) fn detach(basis: Basis<'_>, id: &str) -> Result<Vec<Change>, Error> {
+    let forgotten = census::find_there(basis.desired(), id);
+    if forgotten.is_some_and(|record| is_forgotten(basis, record)) {
+        return Ok(vec![Change::RemoveEndpoint(id.to_owned())]);
+    }
     let endpoint = find_own(basis, id)?;
     let hints = &basis.contents.hints;
     let newest = hints.values().map(|hint| hint.sequence).max();
@@ -192,7 +213,9 @@ fn find_own<'a>(basis: Basis<'a>, id: &str) -> Result<&'a Endpoint, Error> {
         return Err(NotFound::Endpoint(id.to_owned()).into());
     };
     let (endpoint, node) = (record.id.to_string(), record.node.to_string());
-    Err(if census::alive(desired, &record.node) {
+    Err(if is_forgotten(basis, record) {
+        Conflict::EndpointForgotten(endpoint)
+    } else if census::alive(desired, &record.node) {
         let what = "it".to_owned();
         Conflict::EndpointElsewhere {
             endpoint,
@@ -206,7 +229,7 @@ fn find_own<'a>(basis: Basis<'a>, id: &str) -> Result<&'a Endpoint, Error> {
 }
 
 /// Refuses to take an endpoint that exists for another network or address.
-fn check_same(existing: &Occupant<'_>, spec: &AttachSpec) -> Result<(), Conflict> {
+fn check_same(existing: &Occupant<'_>, spec: &AttachSpec, remedy: String) -> Result<(), Conflict> {
     fn differs<T: PartialEq + Display + ?Sized>(
         has: &T,
         asked: Option<&T>,
@@ -230,15 +253,7 @@ fn check_same(existing: &Occupant<'_>, spec: &AttachSpec) -> Result<(), Conflict
                 what,
                 has,
                 asked,
-                remedy: match existing {
-                    Occupant::Here(_) => "detach it first".to_owned(),
-                    Occupant::There(e) => {
-                        format!(
-                            "free the endpoints of that dead node first: `vxplane node rm {}`",
-                            e.node
-                        )
-                    }
-                },
+                remedy,
             });
         }
     }

@@ -66,7 +66,7 @@ fn node_peers(desired: &Desired) -> Vec<PeerView> {
         }
     }
     let view = |(name, networks): (&str, BTreeSet<&str>)| {
-        let node = cluster.nodes.get(name)?;
+        let node = cluster.nodes.get(name).filter(|_| *cluster.own != *name)?;
         Some(PeerView {
             ip: node.vtep,
             node: Some(node.name.clone()),

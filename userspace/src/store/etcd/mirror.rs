@@ -101,10 +101,12 @@ pub(super) struct Mirror {
 impl Mirror {
     /// An empty one.
     pub(super) fn new(node: &str) -> Self {
-        Self {
+        let mut mirror = Self {
             node: node.to_owned(),
             ..Self::default()
-        }
+        };
+        mirror.view.cluster.own = node.into();
+        mirror
     }
 
     /// What is believed.
