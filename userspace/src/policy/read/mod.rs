@@ -3,6 +3,7 @@
 
 mod check;
 mod decode;
+mod escapes;
 mod node;
 mod tree;
 

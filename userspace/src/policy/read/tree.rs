@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 use serde::de::IgnoredAny;
 
-use super::ReadError;
+use super::{ReadError, escapes::unpaired};
 
 /// Lists and maps within one another, at most.
 const DEPTH_MAX: usize = 64;
@@ -60,7 +60,8 @@ impl Tree {
 
 /// The documents of a text, empty ones included.
 pub(super) fn documents(text: &str) -> Result<Vec<Tree>, ReadError> {
-    let parts = json_parts(text).unwrap_or_else(|| vec![text]);
+    let text = unpaired(text);
+    let parts = json_parts(&text).unwrap_or_else(|| vec![&text]);
     let mut loader = Loader::default();
     for part in parts {
         for event in Parser::new_from_str(part) {
@@ -339,6 +340,23 @@ mod tests {
                 Tree::Map(BTreeMap::new())
             ])
         );
+    }
+
+    #[test]
+    fn whatever_a_json_string_may_hold_is_read() {
+        for json in [
+            r#""\ud83d\ude00""#,
+            r#""\ud83d\ude00 \u0000\u007f\ufeff\uffff""#,
+            "\"\u{7f}\u{85}\u{2028}\u{feff}\u{ffff}😀\"",
+            r#"": # - {[,]}' & * ! | > % @ ` \t\b\f\r\" ""#,
+        ] {
+            let read: String = serde_json::from_str(json).unwrap();
+            let Tree::Map(entries) = one(&format!("{{{json}:{json}}}")) else {
+                panic!("{json}");
+            };
+            assert_eq!(entries[&read], text(&read), "{json}");
+        }
+        assert!(documents(r#"{"a": "\ud83d"}"#).is_err());
     }
 
     #[test]
