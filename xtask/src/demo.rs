@@ -3,6 +3,7 @@
 
 mod headers;
 mod narrate;
+mod policy;
 
 use std::net::Ipv4Addr;
 
@@ -54,7 +55,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     // The packets' way is the same eBPF object; this builds fastest.
     build::daemon(workspace, Profile::Debug)?;
     interrupt::listen()?;
-    let narrator = Narrator::new(8);
+    let narrator = Narrator::new(9);
     tell(&narrator)?;
     println!(
         "\nEverything is taken down again. It took {:.1} s.",
@@ -86,6 +87,7 @@ fn tell(narrator: &Narrator) -> Result<()> {
     throughput(narrator, &lab, [&a, &b], [&web, &db])?;
     wire(narrator, &a, &web, &db)?;
     provoke_drops(narrator, &lab, &a, [&web, &cache])?;
+    policy::tell(narrator, &lab, &a, [&web, &cache])?;
     kill(narrator, &mut a, &web, &db)
 }
 
@@ -107,7 +109,7 @@ fn attach(lab: &Lab, site: &Site, name: &str, ip: &str) -> Result<Member> {
     let container = lab.container(name)?;
     let path = container.netns().path();
     let attach = format!(
-        "endpoint attach --network blue --netns {} --name {name} --ip {ip}",
+        "endpoint attach --network blue --netns {} --name {name} --ip {ip} --label app={name}",
         path.display()
     );
     types(site.name, &site.daemon, &attach)?;

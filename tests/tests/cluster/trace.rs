@@ -29,7 +29,7 @@ fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
     let [a, b] = &room.hosts[..] else {
         unreachable!()
     };
-    let (_web, _) = a.member(&room.lab, "web")?;
+    let (_web, web) = a.member(&room.lab, "web")?;
     let (_db, db) = b.member(&room.lab, "db")?;
     room.settled(2, 2)?;
     let traced = trace(a, "web", db.ip)?;
@@ -50,16 +50,29 @@ fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
         traced["verdict"] == "delivered" && stages(&traced) == expected,
         "{traced:#}"
     );
-    let refused = json!({ "from": "db", "to": db.ip.to_string() });
-    let refused = a.daemon.try_api("POST", "/v1/trace", Some(&refused))?;
+    // From an endpoint of the other host, and back here.
+    let back = trace(a, "db", web.ip)?;
+    let expected = expected.map(|(node, stage)| {
+        let other = if node == "a" { "b" } else { "a" };
+        (other.to_owned(), stage)
+    });
     ensure!(
-        refused.status == 409 && refused.text.contains("node b"),
-        "{refused:?}"
+        back["verdict"] == "delivered" && stages(&back) == expected,
+        "{back:#}"
     );
     // A host that hangs.
     let paused = Paused::new(b.daemon.id())?;
     let silent = trace(a, "web", db.ip)?;
+    let from_there = json!({ "from": "db", "to": web.ip.to_string(), "port": 80 });
+    let refused = a.daemon.try_api("POST", "/v1/trace", Some(&from_there))?;
     drop(paused);
+    let command = format!("vxplane trace --from {} --to {}:80", db.id, web.ip);
+    ensure!(
+        refused.status == 409
+            && refused.text.contains("node b did not say")
+            && refused.text.contains(&command),
+        "{refused:?}"
+    );
     let last = silent["steps"].as_array().and_then(|steps| steps.last());
     let last = last.context("no steps")?["text"]
         .as_str()

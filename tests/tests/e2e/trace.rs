@@ -204,11 +204,32 @@ fn the_document_that_decides_is_named() -> Result<()> {
     let stages = ["arp", "source", "flow", "policy", "policy", "drop"];
     must_be(&denied, "dropped", &stages)?;
     let advice = denied.0["advice"].as_str().unwrap_or_default();
+    let advised = advice
+        .strip_prefix("echo '")
+        .and_then(|it| it.strip_suffix("' | vxplane policy apply -f -"));
     ensure!(
-        denied.0["reason"] == "policy_ingress" && advice.contains("vxplane policy apply"),
+        denied.0["reason"] == "policy_ingress" && advised.is_some(),
         "{:#}",
         denied.0
     );
+    // As it says.
+    let advised: Value = serde_json::from_str(advised.unwrap_or_default())?;
+    let applied = a.daemon.api("POST", "/v1/policies", Some(&advised))?;
+    must_be(
+        &trace(&a, "--from web --to 10.50.0.12:80")?,
+        "delivered",
+        &[
+            "arp", "source", "flow", "policy", "policy", "fdb", "deliver",
+        ],
+    )?;
+    let name = applied["metadata"]["name"].as_str().unwrap_or_default();
+    // A copy is asked for itself.
+    let flooded = trace(&a, "--from web --to 10.50.0.99:80")?;
+    let copy = format!("a copy to db: allowed for db by policy default/{name}, ingress rule 0");
+    let steps = flooded.0["steps"].as_array().into_iter().flatten();
+    let copies: Vec<_> = steps.filter(|step| step["text"] == copy).collect();
+    ensure!(copies.len() == 1, "{:#}", flooded.0);
+    a.daemon.cli(&format!("policy rm {name}"))?;
     put_policy(&a, "http", &json!([{ "ports": [{ "port": 80 }] }]))?;
     let allowed = trace(&a, "--from web --to 10.50.0.12:80")?;
     let stages = [

@@ -298,6 +298,7 @@ fn limits(limits: LimitsDto) -> Option<String> {
 fn direction(text: &mut String, name: &str, word: &str, effective: &EffectiveDirectionDto) {
     let by = match effective.selected_by.join(", ") {
         by if by.is_empty() => "everything is allowed: no policy selects it".to_owned(),
+        by if effective.allowed.is_empty() => format!("nothing is allowed, by {by}"),
         by => format!("only what is listed is allowed, by {by}"),
     };
     // Writing to a String cannot fail.
@@ -307,5 +308,49 @@ fn direction(text: &mut String, name: &str, word: &str, effective: &EffectiveDir
         let AllowedDto { policy, rule, .. } = allowed;
         let line = format!("  {word} {peers} on {ports} ({policy}, rule {rule})");
         let _ = writeln!(text, "{}", printable(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(effective: &serde_json::Value) -> String {
+        let effective = serde_json::from_value(effective.clone()).unwrap();
+        let mut text = String::new();
+        direction(&mut text, "Ingress", "from", &effective);
+        text
+    }
+
+    #[test]
+    fn what_policies_come_to_is_told_also_where_there_are_none() {
+        let rule = serde_json::json!({
+            "policy": "default/web",
+            "rule": 0,
+            "peers": ["10.0.0.0/8 except 10.1.0.0/16", "endpoints of any namespace"],
+            "ports": ["TCP 80", "TCP admin (it exposes none)"],
+        });
+        for (selected_by, allowed, expected) in [
+            (
+                vec![],
+                vec![],
+                "Ingress: everything is allowed: no policy selects it\n",
+            ),
+            (
+                vec!["default/nobody"],
+                vec![],
+                "Ingress: nothing is allowed, by default/nobody\n",
+            ),
+            (
+                vec!["default/nobody", "default/web"],
+                vec![rule],
+                "Ingress: only what is listed is allowed, by default/nobody, default/web\n  \
+                 from 10.0.0.0/8 except 10.1.0.0/16 or endpoints of any namespace on TCP 80, \
+                 TCP admin (it exposes none) (default/web, rule 0)\n",
+            ),
+        ] {
+            let effective = serde_json::json!({ "selected_by": selected_by, "allowed": allowed });
+            assert_eq!(told(&effective), expected);
+        }
     }
 }

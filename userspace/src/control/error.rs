@@ -579,13 +579,17 @@ pub enum Conflict {
          detach it"
     )]
     EndpointForgotten(String),
-    /// Another node has the endpoint that a trace is to start from.
-    #[error("endpoint {id} is on node {node}; ask there: `vxplane trace` on that host")]
+    /// Another node has the endpoint that a trace is to start from, and does not say.
+    #[error("endpoint {id} is on node {node}, and {why}; run on that host: {command}")]
     TraceElsewhere {
         /// Its ID.
         id: String,
         /// Who has it.
         node: String,
+        /// Why it does not say.
+        why: String,
+        /// What to run there.
+        command: String,
     },
     /// A node that is not alive has the endpoint.
     #[error(

@@ -33,10 +33,8 @@ impl Control {
             }
             control.follow(done.picture, "the policy").await?;
             let picture = control.picture();
-            let views = policies.into_iter().zip(done.value);
-            let view = |policy| PolicyView::of(&picture.contents.desired, policy);
-            let views = views.map(|(policy, applied)| (view(policy), applied));
-            Ok((views.collect(), done.created))
+            let views = PolicyView::all(&picture.contents.desired, policies);
+            Ok((views.into_iter().zip(done.value).collect(), done.created))
         })
         .await
     }

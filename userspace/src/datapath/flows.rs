@@ -14,7 +14,7 @@ use std::{
 use aya::maps::MapError;
 use vxplane_common::abi::{Flow, FlowKey, FlowStats, MAX_FLOWS, map};
 
-use super::{Error, Maps, clock, dump::visit, maps::Table};
+use super::{Error, Maps, batch::visit, clock, maps::Table};
 use crate::reconcile::FlowCounts;
 
 /// Above this part of the room in percent, flows that are closing make way.

@@ -20,7 +20,11 @@ use vxplane_common::abi::{
     Network, Peer, PeerKey, Prefix, RuleKey, Spent, Traffic, map,
 };
 
-use super::{Error, dump::dump, learned::Ageing};
+use super::{
+    Error,
+    batch::{dump, put_all, remove_all},
+    learned::Ageing,
+};
 
 /// One hash map.
 #[derive(Debug)]
@@ -78,6 +82,17 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     pub fn remove(&mut self, key: &K) -> Result<(), Error> {
         gone(self.map.remove(key)).map_err(|source| self.error(source))
     }
+
+    /// Writes entries in their order, each atomically to its readers, and says how
+    /// many: what is wrong with the one after those, writing it alone will say.
+    pub fn put_all(&mut self, entries: &[(K, V)]) -> usize {
+        put_all(self.map.map().fd().as_fd(), entries)
+    }
+
+    /// Removes entries in their order, and says how many, as [`Self::put_all`].
+    pub fn remove_all(&mut self, keys: &[K]) -> usize {
+        remove_all(self.map.map().fd().as_fd(), keys)
+    }
 }
 
 /// What to make of a removal: that an entry is gone already is fine.
@@ -131,6 +146,17 @@ where
     /// Removes one entry; that it is gone already is fine.
     pub fn remove(&mut self, key: &Prefix<K>) -> Result<(), Error> {
         gone(self.map.remove(&native(key))).map_err(|source| self.error(source))
+    }
+
+    /// Writes entries in their order, each atomically to its readers, and says how
+    /// many: what is wrong with the one after those, writing it alone will say.
+    pub fn put_all(&mut self, entries: &[(Prefix<K>, V)]) -> usize {
+        put_all(self.map.map().fd().as_fd(), entries)
+    }
+
+    /// Removes entries in their order, and says how many, as [`Self::put_all`].
+    pub fn remove_all(&mut self, keys: &[Prefix<K>]) -> usize {
+        remove_all(self.map.map().fd().as_fd(), keys)
     }
 }
 

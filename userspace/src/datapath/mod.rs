@@ -7,9 +7,9 @@
 //! before it, the module `takeover` says how.
 
 mod attach;
+mod batch;
 mod clock;
 mod counters;
-mod dump;
 pub mod ethtool;
 mod events;
 mod flows;

@@ -13,13 +13,17 @@ use imbl::{OrdMap, ordmap::DiffItem};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{
-    document::{NetworkPolicy, PeerSelector, PolicyType, Port, PortName, Sides},
+    document::{LabelSelector, NetworkPolicy, PeerSelector, PolicyType, Port, PortName, Sides},
     index::Index,
     ports::{PortPrefix, has_names, prefixes},
     ruleset::{Grant, RuleName, Ruleset, Who, assemble},
     select::{has_labels, namespace_has_labels, selects},
 };
 use crate::model::{Desired, Identity, NamedPort, Namespace};
+
+/// With more identities changed, looking whom they concern would take longer than to
+/// compile every policy anew.
+const MANY: usize = 256;
 
 /// Namespace and name of a policy.
 type PolicyKey = (String, String);
@@ -80,19 +84,13 @@ impl Compiler {
         desired: &Desired,
         subjects: &BTreeSet<Identity>,
     ) -> &BTreeMap<Identity, Verdicts> {
-        let touched = if is_same(&self.namespaces, &desired.namespaces) {
-            Some(self.advance(desired))
-        } else {
-            self.rebuild(desired);
-            None
-        };
+        let touched = self.advance(desired);
         self.subjects
             .retain(|subject, _| subjects.contains(subject));
         let mut shared = BTreeMap::new();
         for subject in subjects {
             let known = self.subjects.get(subject);
-            let is_touched = |it: &BTreeSet<Identity>| it.contains(subject);
-            if known.is_some() && touched.as_ref().is_some_and(|touched| !is_touched(touched)) {
+            if known.is_some() && !touched.contains(subject) {
                 continue;
             }
             let verdicts = Verdicts {
@@ -112,27 +110,11 @@ impl Compiler {
             && self.subjects.keys().eq(subjects)
     }
 
-    fn rebuild(&mut self, desired: &Desired) {
-        *self = Self {
-            subjects: std::mem::take(&mut self.subjects),
-            namespaces: desired.namespaces.clone(),
-            identities: desired.identities.clone(),
-            policies: desired.policies.clone(),
-            ..Self::default()
-        };
-        for (number, identity) in &desired.identities {
-            self.index.add(*number, identity);
-        }
-        for (key, policy) in &desired.policies {
-            let compiled = Compiled::new(policy, &self.index, &self.namespaces);
-            self.compiled.insert(key.clone(), compiled);
-        }
-    }
-
-    /// Takes up what has changed about identities and policies, and returns the
-    /// subjects for whom something may have.
+    /// Takes up what has changed about namespaces, identities and policies, and
+    /// returns the subjects for whom something may have.
     fn advance(&mut self, desired: &Desired) -> BTreeSet<Identity> {
-        let mut changed = self.follow_identities(&desired.identities);
+        let mut changed = self.follow_namespaces(&desired.namespaces);
+        changed.extend(self.follow_identities(&desired.identities));
         let before = std::mem::replace(&mut self.policies, desired.policies.clone());
         let mut touched = BTreeSet::new();
         for item in before.diff(&desired.policies) {
@@ -156,6 +138,36 @@ impl Compiler {
         touched
     }
 
+    /// Takes up what has changed about namespaces, and returns the policies that name
+    /// one of them now and did not before, or the other way round.
+    fn follow_namespaces(
+        &mut self,
+        namespaces: &OrdMap<String, Arc<Namespace>>,
+    ) -> BTreeSet<PolicyKey> {
+        let before = std::mem::replace(&mut self.namespaces, namespaces.clone());
+        let changes: Vec<_> = before.diff(namespaces).collect();
+        let is_concerned = |selector: &LabelSelector| {
+            changes.iter().any(|change| {
+                let (name, old, new) = match change {
+                    DiffItem::Add(name, new) => (name, None, Some(new)),
+                    DiffItem::Update { old, new } => (&new.0, Some(&old.1), Some(&new.1)),
+                    DiffItem::Remove(name, old) => (name, Some(old), None),
+                };
+                let is_named = |namespace: Option<&&Arc<Namespace>>| {
+                    namespace_has_labels(name, namespace.map(|it| &***it), selector)
+                };
+                is_named(old) != is_named(new)
+            })
+        };
+        if changes.is_empty() {
+            return BTreeSet::new();
+        }
+        let compiled = self.compiled.iter();
+        let concerned = compiled
+            .filter(|(_, compiled)| namespace_selectors(&compiled.policy).any(is_concerned));
+        concerned.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Takes up what has changed about identities, and returns the policies that
     /// this concerns.
     fn follow_identities(
@@ -175,6 +187,9 @@ impl Compiler {
                 self.index.add(*number, identity);
             }
             concerned.extend(old.into_iter().chain(new).cloned());
+        }
+        if concerned.len() > MANY {
+            return self.compiled.keys().cloned().collect();
         }
         let names = |policy: &NetworkPolicy| {
             concerned
@@ -307,6 +322,14 @@ impl Compiled {
     }
 }
 
+/// All the selectors of namespaces that a policy has.
+fn namespace_selectors(policy: &NetworkPolicy) -> impl Iterator<Item = &LabelSelector> {
+    let directions = [PolicyType::Egress, PolicyType::Ingress].into_iter();
+    let rules = directions.flat_map(|direction| policy.spec.rules(direction));
+    let peers = rules.flat_map(|(peers, _)| peers.unwrap_or_default());
+    peers.filter_map(|peer| peer.namespace_selector.as_ref())
+}
+
 /// Whether something that a policy says depends on this identity's being there.
 fn names(
     policy: &NetworkPolicy,
@@ -357,7 +380,9 @@ impl Rule {
         let meant = peers
             .iter()
             .flat_map(|peer| index.meant(peer, home, namespaces));
-        let meant: BTreeSet<u32> = meant.collect();
+        let mut meant: Vec<u32> = meant.collect();
+        meant.sort_unstable();
+        meant.dedup();
         let blocks = peers.iter().filter_map(|peer| {
             let block = peer.ip_block.as_ref()?;
             let holes = block.except.iter().copied().filter_map(ipv4).collect();
@@ -370,7 +395,7 @@ impl Rule {
         };
         Self {
             blocks: blocks.collect(),
-            identities: (!peers.is_empty()).then(|| Arc::new(meant.into_iter().collect())),
+            identities: (!peers.is_empty()).then(|| Arc::new(meant)),
             named,
         }
     }
@@ -404,7 +429,7 @@ impl Rule {
 fn named(
     ports: Option<&[Port]>,
     is_for_everyone: bool,
-    meant: &BTreeSet<u32>,
+    meant: &[u32],
     index: &Index,
 ) -> Vec<(BTreeSet<PortPrefix>, Arc<Vec<u32>>)> {
     let is_named = |port: &&Port| matches!(port.port, Some(PortName::Name(_)));
@@ -421,7 +446,7 @@ fn named(
     let exposing: BTreeSet<u32> = names.flat_map(|name| index.exposing(name)).collect();
     let mut by_ports: BTreeMap<BTreeSet<PortPrefix>, Vec<u32>> = BTreeMap::new();
     for number in exposing {
-        if !is_for_everyone && !meant.contains(&number) {
+        if !is_for_everyone && meant.binary_search(&number).is_err() {
             continue;
         }
         let exposed = index.get(number).map(|identity| &identity.ports);

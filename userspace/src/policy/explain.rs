@@ -1,7 +1,7 @@
 //! Policies for people: what they come to for an endpoint, whom one selects, and
 //! what in it matches nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnetwork::IpNetwork;
 
@@ -14,7 +14,10 @@ use super::{
     ruleset::RuleName,
     select::{is_for, selects},
 };
-use crate::model::{Desired, Identity, NamedPort};
+use crate::{
+    identity,
+    model::{Desired, Identity, NamedPort},
+};
 
 /// The two directions, as people read them.
 const DIRECTIONS: [PolicyType; 2] = [PolicyType::Ingress, PolicyType::Egress];
@@ -104,46 +107,88 @@ fn allowed<'a>(
     })
 }
 
-/// Whom a policy selects, and what in it matches nothing.
-pub fn reach(desired: &Desired, policy: &NetworkPolicy) -> Reach {
-    let directions: Vec<PolicyType> = DIRECTIONS
-        .into_iter()
-        .filter(|direction| is_for(policy, *direction))
-        .collect();
-    let is_selected = |identity: &Identity| {
-        directions
-            .iter()
-            .any(|direction| selects(policy, identity, *direction))
-    };
-    let identities = desired.identities.iter();
-    let selected: BTreeSet<u32> = identities
-        .filter(|(_, identity)| is_selected(identity))
-        .map(|(number, _)| *number)
-        .collect();
-    let of_this_host = desired.endpoints.values().filter(|endpoint| {
-        is_selected(&Identity {
-            namespace: endpoint.namespace.clone(),
-            labels: (&endpoint.labels).into(),
-            ports: BTreeSet::new(),
-        })
-    });
-    let mut endpoints: Vec<String> = of_this_host.map(|it| it.id.clone()).collect();
-    let of_others = desired
-        .others()
-        .filter(|record| selected.contains(&record.identity));
-    endpoints.extend(of_others.map(|it| it.id.to_string()));
-    let mut unmatched = Vec::new();
-    if endpoints.is_empty() {
-        let what = "selects no endpoint now";
-        unmatched.push(("spec.podSelector".to_owned(), what.to_owned()));
+/// Who there is, in the order in which policies ask for it: many ask the same.
+#[derive(Debug)]
+pub struct Population<'a> {
+    desired: &'a Desired,
+    /// The identities of each namespace.
+    identities: BTreeMap<&'a str, Vec<(u32, &'a Identity)>>,
+    /// What endpoints of this host are to policies, and their IDs.
+    own: Vec<(Identity, &'a str)>,
+    /// The IDs of other hosts' endpoints, by the number of their identity.
+    others: HashMap<u32, Vec<&'a str>>,
+}
+
+impl<'a> Population<'a> {
+    /// As it is desired.
+    pub fn of(desired: &'a Desired) -> Self {
+        let mut identities: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (number, identity) in &desired.identities {
+            let of_namespace = identities.entry(&identity.namespace).or_default();
+            of_namespace.push((*number, &**identity));
+        }
+        let mut others: HashMap<u32, Vec<_>> = HashMap::new();
+        for record in desired.others() {
+            others.entry(record.identity).or_default().push(&*record.id);
+        }
+        let own = desired.endpoints.values().map(|endpoint| {
+            let (namespace, labels) = (&endpoint.namespace, &endpoint.labels);
+            let identity = identity::of(namespace, labels, &BTreeSet::new());
+            (identity, endpoint.id.as_str())
+        });
+        Self {
+            desired,
+            identities,
+            own: own.collect(),
+            others,
+        }
     }
-    for direction in &directions {
-        unmatched.extend(unmatched_in(desired, policy, *direction, &selected));
+
+    /// Those that `peer` may mean in a policy of the namespace `home`.
+    fn candidates(&self, peer: &PeerSelector, home: &str) -> impl Iterator<Item = &'a Identity> {
+        let is_home = peer.namespace_selector.is_none();
+        let namespaces = self.identities.iter();
+        let namespaces = namespaces.filter(move |(name, _)| !is_home || **name == home);
+        namespaces.flat_map(|(_, identities)| identities.iter().map(|(_, it)| *it))
     }
-    Reach {
-        directions,
-        endpoints,
-        unmatched,
+
+    /// Whom a policy selects, and what in it matches nothing.
+    pub fn reach(&self, policy: &NetworkPolicy) -> Reach {
+        let directions: Vec<PolicyType> = DIRECTIONS
+            .into_iter()
+            .filter(|direction| is_for(policy, *direction))
+            .collect();
+        let is_selected = |identity: &Identity| {
+            directions
+                .iter()
+                .any(|direction| selects(policy, identity, *direction))
+        };
+        let at_home = self.identities.get(policy.metadata.namespace.as_str());
+        let selected: BTreeSet<u32> = at_home
+            .into_iter()
+            .flatten()
+            .filter(|(_, identity)| is_selected(identity))
+            .map(|(number, _)| *number)
+            .collect();
+        let own = self.own.iter().filter(|(it, _)| is_selected(it));
+        let own = own.map(|(_, id)| *id);
+        let others = selected.iter().filter_map(|it| self.others.get(it));
+        let mut others: Vec<&str> = others.flatten().copied().collect();
+        others.sort_unstable();
+        let endpoints: Vec<String> = own.chain(others).map(str::to_owned).collect();
+        let mut unmatched = Vec::new();
+        if endpoints.is_empty() {
+            let what = "selects no endpoint now";
+            unmatched.push(("spec.podSelector".to_owned(), what.to_owned()));
+        }
+        for direction in &directions {
+            unmatched.extend(unmatched_in(self, policy, *direction, &selected));
+        }
+        Reach {
+            directions,
+            endpoints,
+            unmatched,
+        }
     }
 }
 
@@ -159,7 +204,7 @@ fn rules(policy: &NetworkPolicy, direction: PolicyType) -> impl Iterator<Item = 
 /// What matches nothing in the rules for a direction of a policy that selects
 /// these identities.
 fn unmatched_in(
-    desired: &Desired,
+    population: &Population<'_>,
     policy: &NetworkPolicy,
     direction: PolicyType,
     selected: &BTreeSet<u32>,
@@ -168,13 +213,14 @@ fn unmatched_in(
         PolicyType::Egress => ("egress", "to"),
         PolicyType::Ingress => ("ingress", "from"),
     };
+    let desired = population.desired;
     let home = &policy.metadata.namespace;
     let mut unmatched = Vec::new();
     for (index, peers, ports) in rules(policy, direction) {
         let path = format!("spec.{rules_field}[{index}]");
         for (at, peer) in peers.iter().enumerate() {
             let path = format!("{path}.{peers_field}[{at}]");
-            unmatched.extend(unmatched_peer(desired, home, peer).map(|what| (path, what)));
+            unmatched.extend(unmatched_peer(population, home, peer).map(|what| (path, what)));
         }
         let is_receiver = |number: &u32, identity: &Identity| match direction {
             PolicyType::Ingress => selected.contains(number),
@@ -206,16 +252,16 @@ fn unmatched_in(
 }
 
 /// Why nobody is meant by a peer, if so.
-fn unmatched_peer(desired: &Desired, home: &str, peer: &PeerSelector) -> Option<String> {
+fn unmatched_peer(population: &Population<'_>, home: &str, peer: &PeerSelector) -> Option<String> {
     match &peer.ip_block {
         Some(block) if block.cidr.is_ipv6() => {
             Some("no endpoint has an IPv6 address yet, so nobody is in this block".to_owned())
         }
         Some(_) => None,
         None => {
-            let mut identities = desired.identities.values();
-            let is_meant = |it: &Identity| is_meant(peer, it, home, &desired.namespaces);
-            let nobody = !identities.any(|it| is_meant(it));
+            let namespaces = &population.desired.namespaces;
+            let mut candidates = population.candidates(peer, home);
+            let nobody = !candidates.any(|it| is_meant(peer, it, home, namespaces));
             nobody.then(|| "no endpoint is meant by it now".to_owned())
         }
     }
@@ -406,7 +452,7 @@ spec:
     fn what_matches_nothing_is_told_with_its_path() {
         let desired = world();
         let policy = desired.policies.values().next().unwrap();
-        let reach = reach(&desired, policy);
+        let reach = Population::of(&desired).reach(policy);
         assert_eq!(reach.directions, [PolicyType::Ingress, PolicyType::Egress]);
         let paths: Vec<&str> = reach
             .unmatched

@@ -66,15 +66,16 @@ impl Index {
         self.by_port.get(port).into_iter().flatten().copied()
     }
 
-    /// Those that a policy of the namespace `home` means by `peer`, by number.
+    /// The numbers of those that a policy of the namespace `home` means by `peer`, each
+    /// once.
     pub(super) fn meant(
         &self,
         peer: &PeerSelector,
         home: &str,
         namespaces: &OrdMap<String, Arc<Namespace>>,
-    ) -> BTreeSet<u32> {
+    ) -> Vec<u32> {
         if peer.ip_block.is_some() {
-            return BTreeSet::new();
+            return Vec::new();
         }
         let at_home = self.by_namespace.get_key_value(home);
         let inside: Vec<(&String, &BTreeSet<u32>)> = match &peer.namespace_selector {

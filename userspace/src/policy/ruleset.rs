@@ -149,27 +149,37 @@ pub(super) fn assemble(names: Vec<RuleName>, grants: &[Grant]) -> Ruleset {
 /// The sets of grants (by index) that identities have, and which of the sets each
 /// one has.
 fn members(grants: &[Grant]) -> (Vec<(u32, usize)>, Vec<Vec<usize>>) {
-    // Each grant splits the sets there are: those in it from those that are not.
-    let mut set_of: HashMap<u32, usize> = HashMap::new();
-    let mut sets: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut all: Vec<(u32, usize)> = Vec::new();
     for (index, grant) in grants.iter().enumerate() {
-        let Who::Identities(identities) = &grant.who else {
-            continue;
-        };
-        let mut with_it: HashMap<usize, usize> = HashMap::new();
-        for identity in identities.iter() {
-            let set = set_of.entry(*identity).or_default();
-            *set = *with_it.entry(*set).or_insert_with(|| {
-                let mut grown = sets[*set].clone();
-                // An identity may be in several grants of one rule.
-                grown.push(index);
-                sets.push(grown);
-                sets.len() - 1
-            });
+        if let Who::Identities(identities) = &grant.who {
+            all.extend(identities.iter().map(|identity| (*identity, index)));
         }
     }
-    let mut identities: Vec<(u32, usize)> = set_of.into_iter().collect();
-    identities.sort_unstable();
+    // Each grant is a run in it, which this finds; those of one identity stay in
+    // their order.
+    all.sort_by_key(|(identity, _)| *identity);
+    let mut identities = Vec::new();
+    let mut sets: Vec<Vec<usize>> = Vec::new();
+    let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
+    for of_one in all.chunk_by(|(a, _), (b, _)| a == b) {
+        let Some((identity, _)) = of_one.first() else {
+            continue;
+        };
+        let set = || of_one.iter().map(|(_, index)| *index);
+        // Neighbours often have the same.
+        let last = identities.last().map(|(_, place): &(u32, usize)| *place);
+        let place = match last {
+            Some(place) if sets[place].iter().copied().eq(set()) => place,
+            _ => {
+                let set: Vec<usize> = set().collect();
+                *known.entry(set).or_insert_with_key(|set| {
+                    sets.push(set.clone());
+                    sets.len() - 1
+                })
+            }
+        };
+        identities.push((*identity, place));
+    }
     (identities, sets)
 }
 

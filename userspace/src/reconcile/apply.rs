@@ -15,6 +15,7 @@ use super::{
     observe::{Container, FALLBACK, host_veth},
     plan::{Entry, FALLBACK_MTU, Key, Op, Step},
     rulesets::NOTHING,
+    runs::Run,
 };
 use crate::{
     datapath::{self, Attached, Datapath, Maps, Program, Qdiscs, TcMode},
@@ -91,11 +92,23 @@ impl Hands<'_> {
     /// Takes the steps in their order.
     pub(super) async fn take(&mut self, steps: &[Step]) -> Outcome {
         let mut outcome = Outcome::default();
-        for (number, Step { owner, op }) in steps.iter().enumerate() {
+        let mut rest = steps;
+        let mut since = 0;
+        while let [Step { owner, op }, others @ ..] = rest {
             // Tens of thousands of map entries take a while.
-            if number % FAIR_SHARE == FAIR_SHARE - 1 {
+            if since >= FAIR_SHARE {
+                since = 0;
                 tokio::task::yield_now().await;
             }
+            since += 1;
+            let at_once = self.many(rest, &outcome);
+            if at_once > 0 {
+                outcome.changes += at_once;
+                rest = &rest[at_once..];
+                since = FAIR_SHARE;
+                continue;
+            }
+            rest = others;
             let turn_is_over = |id: &String| outcome.failed.contains_key(id);
             if owner.as_ref().is_some_and(turn_is_over) {
                 continue;
@@ -127,6 +140,23 @@ impl Hands<'_> {
             }
         }
         outcome
+    }
+
+    /// Takes the steps up to the first of another kind together, if that is possible,
+    /// and says how many. What fails is left, to be taken by itself.
+    fn many(&mut self, steps: &[Step], outcome: &Outcome) -> usize {
+        // What is wrong is told for each entry.
+        if !outcome.problems.is_empty() {
+            return 0;
+        }
+        let Ok(mut maps) = self.datapath.maps() else {
+            return 0;
+        };
+        let done = Run::of(steps).map_or(0, |run| run.write(&mut maps));
+        for Step { op, .. } in steps.iter().take(done) {
+            self.held.note(op);
+        }
+        done
     }
 
     /// Has nobody be under a rule set that could not be written: what it does not

@@ -11,12 +11,16 @@ mod probe;
 mod reconciler;
 pub mod remotes;
 pub mod rulesets;
+mod runs;
 #[cfg(test)]
 mod simulation;
 pub mod tables;
 mod ways;
 
-use std::{collections::BTreeMap, error::Error, io, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error, io, net::Ipv4Addr, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use vxplane_common::{
     abi::{Counter, Traffic},
@@ -29,7 +33,7 @@ pub use self::{
     probe::{Probe, ProbeError},
     reconciler::Reconciler,
 };
-use crate::datapath;
+use crate::{datapath, model::Identity, policy::compile::Verdicts};
 
 /// How the user named the underlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,6 +162,8 @@ pub struct Report {
     pub mtus: BTreeMap<String, u32>,
     /// What the policies of this host's endpoints take.
     pub policy: PolicyCost,
+    /// What the endpoints of this host are allowed, by what they are to policies.
+    pub verdicts: Arc<BTreeMap<Identity, Verdicts>>,
     /// How full the maps are, once they are loaded.
     pub fill: Vec<Fill>,
 }

@@ -43,6 +43,12 @@ const PASSES: usize = 6;
 /// changed. Shorter than the time within which damage is to be repaired.
 const RECENT: Duration = Duration::from_secs(1);
 
+/// For how long what was seen inside a container is good enough when something else
+/// changed. A look inside hundreds takes a while, and each attachment asks for two.
+/// With the time to the next look that is not for any reason, it is no longer than
+/// damage may last.
+const RECENT_INSIDE: Duration = Duration::from_millis(500);
+
 /// The only writer of this host's kernel state.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -85,11 +91,20 @@ struct Seen {
     problem: Option<String>,
 }
 
+/// What was seen inside containers, and their host veths of that time.
+#[derive(Default)]
+struct Inside {
+    containers: BTreeMap<String, Container>,
+    veths: BTreeMap<String, HostVeth>,
+}
+
 /// How this host was when nothing was left to do.
 struct Settled {
     seen: Seen,
     /// When that was seen.
     at: Instant,
+    /// When the first of the containers was looked into.
+    inside: Instant,
     /// How many changes the kernel had told of.
     changes: u64,
     /// What was desired.
@@ -118,6 +133,25 @@ impl Settled {
                 || before.policies != desired.policies
                 || before.namespaces != desired.namespaces
                 || before.identities != desired.identities)
+    }
+}
+
+impl Settled {
+    /// What was seen inside containers and will do for `desired`, and when that was:
+    /// only what is asked for by something that happened elsewhere.
+    fn inside(self, desired: &Desired, changes: u64) -> Option<(Inside, Instant)> {
+        let before = self.desired.endpoints;
+        let has_happened = self.changes != changes || before != desired.endpoints;
+        if !has_happened || self.inside.elapsed() >= RECENT_INSIDE {
+            return None;
+        }
+        let Observed {
+            mut containers,
+            veths,
+            ..
+        } = self.seen.observed;
+        containers.retain(|id, _| before.get(id) == desired.endpoints.get(id));
+        Some((Inside { containers, veths }, self.inside))
     }
 }
 
@@ -184,13 +218,16 @@ impl Reconciler {
         report: &mut Report,
     ) -> Result<(), ObserveError> {
         let changes = *self.changes.borrow();
-        let (mut seen, at) = match self.last.take() {
+        let (mut seen, at, inside) = match self.last.take() {
             Some(last) if last.will_do(desired, changes) => {
-                (self.look_elsewhere(last.seen, desired).await, last.at)
+                let (at, inside) = (last.at, last.inside);
+                (self.look_elsewhere(last.seen, desired).await, at, inside)
             }
-            _ => {
+            last => {
                 let now = Instant::now();
-                (self.observe(desired, BTreeMap::new()).await?, now)
+                let known = last.and_then(|last| last.inside(desired, changes));
+                let (known, inside) = known.unwrap_or_else(|| (Inside::default(), now));
+                (self.observe(desired, known).await?, now, inside)
             }
         };
         let mut next = self.plan(desired, &seen.observed);
@@ -219,6 +256,7 @@ impl Reconciler {
         report.mtus = mtus(&wanted, &seen.observed);
         report.drift = self.held.drift();
         report.policy = self.rulesets.cost();
+        report.verdicts = self.rulesets.verdicts();
         report.fill = self.held.known().map(|it| it.fill()).unwrap_or_default();
         report.datapath = self.place_guard(&seen, report);
         report.endpoints = self.states(desired, &seen.observed, &next, outcome, report);
@@ -227,6 +265,7 @@ impl Reconciler {
             self.last = Some(Settled {
                 seen,
                 at,
+                inside,
                 changes,
                 desired: desired.clone(),
             });
@@ -277,7 +316,8 @@ impl Reconciler {
             let owner = step.owner.as_ref();
             owner.and_then(|id| containers.remove(id));
         }
-        self.observe(desired, containers).await
+        let veths = seen.observed.veths;
+        self.observe(desired, Inside { containers, veths }).await
     }
 
     async fn apply(
@@ -313,16 +353,22 @@ impl Reconciler {
         self.datapath.maps()?.sweep_learned()
     }
 
-    /// Looks at everything, but for the containers that are `known`.
+    /// Looks at everything, but for the containers that are `known` and whose veths
+    /// are the same as then.
     async fn observe(
         &mut self,
         desired: &Desired,
-        known: BTreeMap<String, Container>,
+        mut known: Inside,
     ) -> Result<Seen, ObserveError> {
         let around = Surroundings::observe(&self.netlink).await?;
         let problem = self.find_underlay(&around);
         let underlay = self.underlay.clone();
         let veths = observe::host_veths(&around.links);
+        known.containers.retain(|id, _| {
+            let before = known.veths.get(id).map(|veth| veth.index);
+            before == veths.get(id).map(|link| link.index)
+        });
+        let known = known.containers;
         let containers = observe::containers(&self.netlink, desired, &veths, known).await;
         let devices = observe::devices(&around, underlay.as_ref());
         self.ways.check(&around.routes, underlay.as_ref());

@@ -23,6 +23,7 @@ use vxplane_common::abi::{
 
 use super::{PolicyCost, remotes::Remotes, tables::Tables};
 use crate::{
+    identity::{self, exposed_ports},
     model::{Desired, Endpoint, Identity},
     policy::{
         compile::{Compiler, Verdicts},
@@ -45,6 +46,7 @@ pub(super) struct Under {
 #[derive(Debug, Default)]
 pub struct Rulesets {
     compiler: Compiler,
+    verdicts: Arc<BTreeMap<Identity, Verdicts>>,
     /// How long the last compilation took that changed anything.
     compiled_in: Duration,
     placed: BTreeMap<u32, Arc<Ruleset>>,
@@ -109,7 +111,8 @@ impl Rulesets {
         }
         self.is_done = false;
         let begun = Instant::now();
-        let compiled = self.compiler.compile(desired, &subjects).clone();
+        let compiled = Arc::new(self.compiler.compile(desired, &subjects).clone());
+        self.verdicts = Arc::clone(&compiled);
         if !is_current {
             self.compiled_in = begun.elapsed();
         }
@@ -127,13 +130,13 @@ impl Rulesets {
             ruleset.map_or(0, |it| number_of(&numbers, it).unwrap_or(NOTHING))
         };
         self.subjects = compiled
-            .into_iter()
+            .iter()
             .map(|(subject, verdicts)| {
                 let under = Under {
                     egress: number(verdicts.egress.as_ref()),
                     ingress: number(verdicts.ingress.as_ref()),
                 };
-                (subject, under)
+                (subject.clone(), under)
             })
             .collect();
         self.is_done = true;
@@ -159,6 +162,11 @@ impl Rulesets {
     /// Sentences on policies that do not fit.
     pub(super) fn problems(&self) -> &[String] {
         &self.problems
+    }
+
+    /// What endpoints are allowed, as it was compiled last.
+    pub(super) fn verdicts(&self) -> Arc<BTreeMap<Identity, Verdicts>> {
+        Arc::clone(&self.verdicts)
     }
 
     /// What all this takes.
@@ -235,9 +243,9 @@ impl Rulesets {
                 .find(|(_, before)| in_use.may_become(before, ruleset));
             match similar.map(|(number, _)| *number) {
                 Some(number) => {
-                    free.remove(&number);
-                    self.pick_up(number);
-                    self.put_down(number, ruleset);
+                    if let Some(before) = free.remove(&number) {
+                        self.turn_into(number, &before, ruleset);
+                    }
                     numbers.push((number, Arc::clone(ruleset)));
                 }
                 None => unplaced.push(ruleset),
@@ -285,6 +293,18 @@ impl Rulesets {
         self.rules.extend(rules(number, ruleset));
     }
 
+    /// Has a rule set become the other in place. Most of their entries are the same,
+    /// and are left alone.
+    fn turn_into(&mut self, number: u32, before: &Ruleset, after: &Arc<Ruleset>) {
+        self.placed.insert(number, Arc::clone(after));
+        let (old, new) = (members(number, before), members(number, after));
+        exchange(&mut self.members, old, new);
+        let (old, new) = (blocks(number, before), blocks(number, after));
+        exchange(&mut self.blocks, old, new);
+        let (old, new) = (rules(number, before), rules(number, after));
+        exchange(&mut self.rules, old, new);
+    }
+
     fn pick_up(&mut self, number: u32) {
         let Some(ruleset) = self.placed.remove(&number) else {
             return;
@@ -301,15 +321,53 @@ impl Rulesets {
     }
 }
 
+/// Takes the `old` entries of a rule set out of `map` and puts the `new` ones in,
+/// without touching those that are in both.
+fn exchange<K: Ord + Copy>(
+    map: &mut OrdMap<K, u32>,
+    old: impl Iterator<Item = (K, u32)>,
+    new: impl Iterator<Item = (K, u32)>,
+) {
+    let (mut old, mut new): (Vec<_>, Vec<_>) = (old.collect(), new.collect());
+    old.sort_unstable();
+    new.sort_unstable();
+    for (key, before, after) in differences(&old, &new) {
+        match after {
+            Some(value) if before != after => drop(map.insert(key, value)),
+            Some(_) => {}
+            None => drop(map.remove(&key)),
+        }
+    }
+}
+
+/// The keys of two sorted lists, each with the values it has there.
+fn differences<'a, K: Ord + Copy, V: Copy>(
+    mut old: &'a [(K, V)],
+    mut new: &'a [(K, V)],
+) -> impl Iterator<Item = (K, Option<V>, Option<V>)> + 'a {
+    std::iter::from_fn(move || {
+        let (first, other) = (old.first(), new.first());
+        let key = match (first, other) {
+            (Some((a, _)), Some((b, _))) => *a.min(b),
+            (only, other) => only.or(other)?.0,
+        };
+        let value_in = |list: &mut &'a [(K, V)]| match list.split_first() {
+            Some(((it, value), rest)) if *it == key => {
+                *list = rest;
+                Some(*value)
+            }
+            _ => None,
+        };
+        Some((key, value_in(&mut old), value_in(&mut new)))
+    })
+}
+
 /// Who an endpoint is to policies: what its labels say now, also where its
 /// identity has yet to follow.
 fn subject(desired: &Desired, endpoint: &Endpoint) -> Identity {
     let identity = desired.identities.get(&endpoint.identity);
-    Identity {
-        namespace: endpoint.namespace.clone(),
-        labels: (&endpoint.labels).into(),
-        ports: identity.map(|it| it.ports.clone()).unwrap_or_default(),
-    }
+    let exposed = identity.map(|it| exposed_ports(it)).unwrap_or_default();
+    identity::of(&endpoint.namespace, &endpoint.labels, &exposed)
 }
 
 fn distinct_rulesets(compiled: &BTreeMap<Identity, Verdicts>) -> Vec<Arc<Ruleset>> {
@@ -466,25 +524,16 @@ impl<'a> InUse<'a> {
         if before.names != after.names || before.blocks != after.blocks {
             return false;
         }
-        let class = |ruleset: &Ruleset, identity: u32| {
-            let place = ruleset
-                .members
-                .binary_search_by_key(&identity, |(it, _)| *it);
-            place.ok().map(|place| ruleset.members[place].1)
+        let differences = || differences(&before.members, &after.members);
+        let stays = |(_, old, new): (u32, Option<u32>, Option<u32>)| {
+            old.is_none() || new.is_none() || old == new
         };
-        let mut came = BTreeSet::new();
-        for (identity, number) in &after.members {
-            match class(before, *identity) {
-                None => drop(came.insert(*identity)),
-                Some(known) if known == *number => {}
-                Some(_) => return false,
-            }
-        }
-        let gone = before.members.iter().map(|(identity, _)| *identity);
-        let gone: BTreeSet<u32> = gone.filter(|it| class(after, *it).is_none()).collect();
-        keeps_classes(before, after)
-            && (came.is_empty() || came.is_disjoint(self.now()))
-            && (gone.is_empty() || gone.is_disjoint(self.soon()))
+        let is_safe = |(identity, old, new): (u32, Option<u32>, Option<u32>)| match (old, new) {
+            (None, Some(_)) => !self.now().contains(&identity),
+            (Some(_), None) => !self.soon().contains(&identity),
+            _ => true,
+        };
+        differences().all(stays) && keeps_classes(before, after) && differences().all(is_safe)
     }
 }
 

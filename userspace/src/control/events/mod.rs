@@ -248,8 +248,8 @@ impl Reporter {
             return;
         }
         let names = match self.names.take() {
-            Some(names) if names.are_of(&self.picture) => names,
-            _ => Names::of(Arc::clone(&self.picture), self.node()),
+            Some(names) if names.are_of(&self.picture, &self.observed) => names,
+            _ => Names::of(Arc::clone(&self.picture), &self.observed, self.node()),
         };
         match told {
             Told::Packet(notice) => self.tell(names.packet(&notice)),

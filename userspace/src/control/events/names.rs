@@ -3,16 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use super::event::{EndpointRef, Event, EventType, PacketRef, Party};
 use crate::{
-    model::{Endpoint, EndpointRecord, Identity},
-    policy::{
-        compile::{Compiler, Verdicts},
-        document::PolicyType,
-    },
+    control::controller::Observed,
+    model::{Desired, Endpoint, EndpointRecord, Identity},
+    policy::{compile::Verdicts, document::PolicyType},
     store::Picture,
 };
 use vxplane_common::{
@@ -32,12 +30,12 @@ pub(in crate::control) struct Names {
     slots: HashMap<u32, EndpointRef>,
     addresses: HashMap<(u32, Ipv4Addr), EndpointRef>,
     picture: Arc<Picture>,
-    /// What the endpoints of this host are allowed, once somebody wants to know.
-    verdicts: OnceLock<BTreeMap<Identity, Verdicts>>,
+    verdicts: Arc<BTreeMap<Identity, Verdicts>>,
 }
 
 impl Names {
-    pub(in crate::control) fn of(picture: Arc<Picture>, node: &str) -> Self {
+    /// With what the last pass has found: the `verdicts` are those that the maps have.
+    pub(in crate::control) fn of(picture: Arc<Picture>, observed: &Observed, node: &str) -> Self {
         let desired = &picture.contents.desired;
         let networks = desired.networks.values();
         let networks = networks.map(|it| (it.vni.get(), it.name.clone())).collect();
@@ -60,7 +58,7 @@ impl Names {
             slots,
             addresses,
             picture,
-            verdicts: OnceLock::new(),
+            verdicts: Arc::clone(&observed.report.verdicts),
         }
     }
 
@@ -108,18 +106,50 @@ impl Names {
         }
     }
 
+    /// What the policies of the endpoint of this host with this slot say of something
+    /// that it would be sent from an address.
+    pub(in crate::control) fn receives(
+        &self,
+        slot: u32,
+        vni: u32,
+        from: Ipv4Addr,
+        protocol: u8,
+        port: u16,
+    ) -> Option<String> {
+        let ip = self.slots.get(&slot)?.ip;
+        let own = |ip| {
+            let id = &self.address(vni, ip)?.id;
+            self.identity(id)
+        };
+        let verdicts = self
+            .verdicts
+            .get(self.desired().identities.get(&own(ip)?)?)?;
+        let rule = verdicts.ingress.as_ref().map_or(0, |ruleset| {
+            let found = ruleset.lookup(own(from).unwrap_or(0), from, protocol, port);
+            found.unwrap_or(FORBIDDEN)
+        });
+        Some(self.rule(vni, ip, PolicyType::Ingress, rule))
+    }
+
+    /// The number of the identity that an endpoint has, wherever it is.
+    fn identity(&self, id: &str) -> Option<u32> {
+        let own = self.desired().endpoints.get(id);
+        own.map(|endpoint| endpoint.identity).or_else(|| {
+            let other = self.desired().others().find(|record| *record.id == *id)?;
+            Some(other.identity)
+        })
+    }
+
+    fn desired(&self) -> &Desired {
+        &self.picture.contents.desired
+    }
+
     /// The document that has a rule of an endpoint of this host.
     fn document(&self, id: &str, direction: PolicyType, rule: u32) -> Option<String> {
         let desired = &self.picture.contents.desired;
         let number = desired.endpoints.get(id)?.identity;
         let identity = desired.identities.get(&number)?;
-        let verdicts = self.verdicts.get_or_init(|| {
-            let numbers = desired.endpoints.values().map(|it| it.identity);
-            let subjects = numbers.filter_map(|number| desired.identities.get(&number));
-            let subjects = subjects.map(|identity| (**identity).clone()).collect();
-            Compiler::default().compile(desired, &subjects).clone()
-        });
-        let ruleset = verdicts.get(&**identity)?.of(direction)?;
+        let ruleset = self.verdicts.get(&**identity)?.of(direction)?;
         let name = ruleset.name(rule)?;
         Some(format!(
             "policy {}/{}, {} rule {}",
@@ -148,8 +178,9 @@ impl Names {
     }
 
     /// Whether they still hold.
-    pub(super) fn are_of(&self, picture: &Arc<Picture>) -> bool {
-        Arc::ptr_eq(&self.picture, picture)
+    pub(super) fn are_of(&self, picture: &Arc<Picture>, observed: &Observed) -> bool {
+        let verdicts = &observed.report.verdicts;
+        Arc::ptr_eq(&self.picture, picture) && Arc::ptr_eq(&self.verdicts, verdicts)
     }
 
     /// What is to be told of a packet.

@@ -3,13 +3,14 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use vxplane_common::{trace::Step, types::MacAddr};
 
 pub use self::report::{ArrivalSpec, Protocol, Trace, TraceSpec, TraceStep, Verdict};
 use self::{packet::Packet, words::Words};
 use super::{
-    Conflict, Control, Error, NotFound,
+    Control, Error, NotFound,
     controller::{QUERY_PATIENCE, Query},
     events::names::Names,
 };
@@ -22,6 +23,7 @@ use crate::{
 
 mod packet;
 mod questions;
+mod remedy;
 mod report;
 mod words;
 
@@ -40,8 +42,15 @@ enum End {
 impl End {
     fn of(steps: &[Step]) -> Self {
         let mut end = Self::Somewhere;
+        let mut is_copied = false;
         for step in steps {
             match *step {
+                Step::CopyHere { .. } | Step::CopyThere { .. } => {
+                    is_copied = true;
+                    end = Self::Somewhere;
+                }
+                // Only the copy for one of those that are asked.
+                Step::Dropped { .. } if is_copied => {}
                 Step::Delivered { .. } => end = Self::Here,
                 Step::Encapsulated { vtep, .. } | Step::SlowPath { vtep } => {
                     end = Self::There(vtep.into());
@@ -77,20 +86,18 @@ impl Here {
             underlay: self.underlay.as_ref(),
             packet,
             arrived_from,
+            is_question: false,
         }
     }
 
     /// What to run on a host that does not share a store with this one.
-    fn ask_there(&self, vtep: Ipv4Addr, packet: &Packet) -> String {
-        let own = self
-            .underlay
-            .as_ref()
-            .map_or(Ipv4Addr::UNSPECIFIED, |it| it.vtep);
+    fn ask_there(&self, onward: &Onward) -> String {
+        let Onward { packet, from, to } = onward;
         let network = self.network(packet);
         let network = network.map_or("NETWORK", |network| network.name.as_str());
         let (source, target, protocol) = (packet.source, packet.target(), packet.protocol.name());
         format!(
-            "on the host at {vtep}: vxplane trace --arriving-from {own} --network {network} \
+            "on the host at {to}: vxplane trace --arriving-from {from} --network {network} \
              --source {source} --to {target} --protocol {protocol}"
         )
     }
@@ -104,16 +111,48 @@ impl Here {
     }
 }
 
+/// A packet that leaves a host for a VTEP, as one host tells another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Onward {
+    packet: Packet,
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+}
+
 impl Control {
-    /// What would become of a packet that an endpoint of this host sends.
+    /// What would become of a packet that an endpoint sends, of this host or of another
+    /// that can be asked.
     pub async fn trace(&self, spec: TraceSpec) -> Result<Trace, Error> {
-        let (protocol, port) = packet::transport(spec.protocol, spec.port)?;
+        packet::transport(spec.protocol, spec.port)?;
         let here = self.here();
         let desired = &here.picture.contents.desired;
         let id = self.find_endpoint(&spec.from)?;
-        let Some(endpoint) = desired.endpoints.get(&id) else {
-            return Err(self.elsewhere(id));
+        let (mut trace, onward) = match super::census::find_there(desired, &id) {
+            Some(record) if !desired.endpoints.contains_key(&id) => {
+                let node = record.node.to_string();
+                let spec = TraceSpec { from: id, ..spec };
+                self.ask_departure(&node, spec).await?
+            }
+            _ => self.depart(&here, &id, spec).await?,
         };
+        if let Some(onward) = onward {
+            self.follow_onward(&here, onward, &mut trace).await?;
+        }
+        Ok(trace)
+    }
+
+    /// On this host alone: what comes of the packet, and where it goes on from here.
+    async fn depart(
+        &self,
+        here: &Here,
+        id: &str,
+        spec: TraceSpec,
+    ) -> Result<(Trace, Option<Onward>), Error> {
+        let (protocol, port) = packet::transport(spec.protocol, spec.port)?;
+        let desired = &here.picture.contents.desired;
+        let endpoint = desired.endpoints.get(id);
+        let endpoint = endpoint.ok_or_else(|| NotFound::Endpoint(id.to_owned()))?;
         let network = desired.networks.get(&endpoint.network);
         let network = network.ok_or_else(|| NotFound::Network(endpoint.network.clone()))?;
         let mut packet = Packet {
@@ -135,7 +174,7 @@ impl Control {
         if spec.to == endpoint.ip {
             let text = "its own address: the packet does not leave the container".to_owned();
             trace.steps.push(here.step(("note", text)));
-            return Ok(trace);
+            return Ok((trace, None));
         }
         if !network.subnet.contains(spec.to) {
             let subnet = network.subnet;
@@ -144,12 +183,31 @@ impl Control {
             trace.verdict = Verdict::Dropped;
             trace.reason = Some("no_route".to_owned());
             trace.advice = Some("networks are isolated: attach both ends to one".to_owned());
-            return Ok(trace);
+            return Ok((trace, None));
         }
-        self.resolve(&here, endpoint, &mut packet, &mut trace)
+        self.resolve(here, endpoint, &mut packet, &mut trace)
             .await?;
-        self.leave(&here, endpoint, &packet, &mut trace).await?;
-        Ok(trace)
+        let onward = self.leave(here, endpoint, &packet, &mut trace).await?;
+        Ok((trace, onward))
+    }
+
+    /// Goes on where a packet goes to, as far as that host can be asked.
+    async fn follow_onward(
+        &self,
+        here: &Here,
+        onward: Onward,
+        trace: &mut Trace,
+    ) -> Result<(), Error> {
+        let words = here.words(&onward.packet, None);
+        if here.underlay.as_ref().map(|it| it.vtep) == Some(onward.to) {
+            let arrived = self.arrive(here, &onward.packet, onward.from).await?;
+            trace.go_on(arrived);
+        } else if let Some(node) = words.node_at(onward.to) {
+            self.ask_arrival(here, &node, onward, trace).await;
+        } else {
+            trace.advice = Some(here.ask_there(&onward));
+        }
+        Ok(())
     }
 
     /// What would become of a packet that comes from another VTEP.
@@ -179,24 +237,12 @@ impl Control {
 
     fn here(&self) -> Here {
         let picture = self.picture();
+        let observed = self.inner.observed.borrow();
         Here {
-            names: Names::of(Arc::clone(&picture), &self.inner.info.node),
+            names: Names::of(Arc::clone(&picture), &observed, &self.inner.info.node),
             node: self.inner.info.node.clone(),
             underlay: self.underlay(),
             picture,
-        }
-    }
-
-    fn elsewhere(&self, id: String) -> Error {
-        let picture = self.picture();
-        let record = super::census::find_there(&picture.contents.desired, &id);
-        match record {
-            Some(record) => Conflict::TraceElsewhere {
-                node: record.node.to_string(),
-                id,
-            }
-            .into(),
-            None => NotFound::Endpoint(id).into(),
         }
     }
 
@@ -217,7 +263,10 @@ impl Control {
             trace.steps.push(here.step(("arp", text)));
             return Ok(());
         }
-        let words = here.words(packet, None);
+        let words = Words {
+            is_question: true,
+            ..here.words(packet, None)
+        };
         let told = traced
             .steps
             .iter()
@@ -230,14 +279,14 @@ impl Control {
         Ok(())
     }
 
-    /// From the endpoint to the container or the VTEP that it goes to, and on there.
+    /// From the endpoint to the container or the VTEP that it goes to.
     async fn leave(
         &self,
         here: &Here,
         from: &Endpoint,
         packet: &Packet,
         trace: &mut Trace,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Onward>, Error> {
         let traced = self.probe(from, packet.frame()).await?;
         let words = here.words(packet, None);
         for step in &traced.steps {
@@ -247,15 +296,22 @@ impl Control {
             }
             trace.steps.push(here.step(words.step(*step)));
         }
+        let onward = |to| {
+            Some(Onward {
+                packet: packet.clone(),
+                from: here.underlay.as_ref()?.vtep,
+                to,
+            })
+        };
         match End::of(&traced.steps) {
             End::Here => trace.verdict = Verdict::Delivered,
             End::Somewhere => {
                 trace.verdict = Verdict::Sent;
                 let asked = traced.steps.iter().find_map(|step| match step {
-                    Step::CopyThere { vtep } => Some(Ipv4Addr::from(*vtep)),
+                    Step::CopyThere { vtep } => onward(Ipv4Addr::from(*vtep)),
                     _ => None,
                 });
-                trace.advice = asked.map(|vtep| here.ask_there(vtep, packet));
+                trace.advice = asked.map(|onward| here.ask_there(&onward));
             }
             End::Dropped(reason) => {
                 trace.verdict = Verdict::Dropped;
@@ -264,13 +320,10 @@ impl Control {
             }
             End::There(vtep) => {
                 trace.verdict = Verdict::Sent;
-                match words.node_at(vtep) {
-                    Some(node) => self.ask(here, &node, packet, trace).await,
-                    None => trace.advice = Some(here.ask_there(vtep, packet)),
-                }
+                return Ok(onward(vtep));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// From the wire into a container of this host.

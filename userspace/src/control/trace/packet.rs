@@ -3,7 +3,10 @@
 use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
-use vxplane_common::types::{MacAddr, Vni};
+use vxplane_common::{
+    types::{MacAddr, Vni},
+    wire::protocol,
+};
 
 use super::report::Protocol;
 use crate::{
@@ -41,6 +44,15 @@ impl Packet {
         Station {
             ip: self.destination,
             mac: MacAddr(self.destination_mac),
+        }
+    }
+
+    /// What rules know of it besides its ends: protocol number and port.
+    pub(super) fn service(&self) -> (u8, u16) {
+        match self.protocol {
+            Protocol::Tcp => (protocol::TCP, self.port),
+            Protocol::Udp => (protocol::UDP, self.port),
+            Protocol::Icmp => (protocol::ICMP, 0),
         }
     }
 

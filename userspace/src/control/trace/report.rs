@@ -72,8 +72,9 @@ pub struct Trace {
     pub advice: Option<String>,
 }
 
-/// Which packet to trace from an endpoint of this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which packet to trace from an endpoint. Hosts ask each other with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TraceSpec {
     /// The endpoint: its ID, the beginning of it, or its container's name.
     pub from: String,
@@ -83,6 +84,18 @@ pub struct TraceSpec {
     pub port: Option<u16>,
     /// TCP if there is a port, ICMP otherwise.
     pub protocol: Option<Protocol>,
+}
+
+impl TraceSpec {
+    /// The command that asks for it where the endpoint is.
+    pub(super) fn command(&self) -> String {
+        let Self { from, to, .. } = self;
+        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let protocol = self.protocol.map(Protocol::name);
+        let protocol = protocol.map(|name| format!(" --protocol {name}"));
+        let protocol = protocol.unwrap_or_default();
+        format!("vxplane trace --from {from} --to {to}{port}{protocol}")
+    }
 }
 
 /// Which packet to trace on its arrival from another VTEP.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use vxplane_common::{drop::DropReason, trace::Step};
 
-use super::packet::Packet;
+use super::{packet::Packet, remedy::remedy};
 use crate::{
     control::events::names::Names,
     model::{Desired, Network},
@@ -21,6 +21,9 @@ pub(super) struct Words<'a> {
     pub(super) packet: &'a Packet,
     /// The VTEP it came from, if it came by the wire.
     pub(super) arrived_from: Option<Ipv4Addr>,
+    /// Whether it is the question for who has its destination's address, which
+    /// everyone may be asked.
+    pub(super) is_question: bool,
 }
 
 impl Words<'_> {
@@ -63,7 +66,7 @@ impl Words<'_> {
                 let text = format!("its destination is not known, so all of {network} is asked:");
                 ("flood", text)
             }
-            Step::CopyHere { slot } => ("flood", format!("a copy to {}", self.names.slot(slot))),
+            Step::CopyHere { slot } => ("flood", self.copy(slot)),
             Step::CopyThere { vtep } => ("flood", format!("a copy to {}", self.vtep(vtep))),
             Step::Admitted { vtep, .. } => {
                 let text = format!("{} may send into {network}", self.vtep(vtep));
@@ -90,6 +93,19 @@ impl Words<'_> {
             Step::Dropped { reason, .. } => {
                 ("drop", format!("{}: {}", reason.name(), reason.text()))
             }
+        }
+    }
+
+    /// A copy to the endpoint of this host with that slot, which its policies are
+    /// asked about when it is made. The programs make none of a traced packet.
+    fn copy(&self, slot: u32) -> String {
+        let label = self.names.slot(slot);
+        let Packet { vni, source, .. } = *self.packet;
+        let (protocol, port) = self.packet.service();
+        let receives = self.names.receives(slot, vni, source, protocol, port);
+        match receives {
+            Some(rule) if !self.is_question => format!("a copy to {label}: {rule}"),
+            _ => format!("a copy to {label}"),
         }
     }
 
@@ -135,15 +151,24 @@ impl Words<'_> {
                 self.packet.source
             ),
             DropReason::UnknownEndpoint => "vxplane endpoint ls".to_owned(),
-            DropReason::PolicyEgress | DropReason::PolicyIngress => format!(
+            DropReason::PolicyEgress => self.allow(PolicyType::Egress),
+            DropReason::PolicyIngress => self.allow(PolicyType::Ingress),
+            DropReason::Rewrite | DropReason::CopyFailed => "vxplane doctor".to_owned(),
+            _ => return None,
+        })
+    }
+
+    /// What would have policies allow the packet.
+    fn allow(&self, direction: PolicyType) -> String {
+        let remedy = remedy(self.desired, self.names, self.packet, direction);
+        remedy.unwrap_or_else(|| {
+            format!(
                 "a policy that allows {} from {} to {}, by `vxplane policy apply -f FILE`; \
                  `vxplane policy ls` lists those there are",
                 self.packet.protocol.name(),
                 self.packet.source,
                 self.packet.target()
-            ),
-            DropReason::Rewrite | DropReason::CopyFailed => "vxplane doctor".to_owned(),
-            _ => return None,
+            )
         })
     }
 

@@ -10,7 +10,7 @@ use crate::{
     model::{Desired, NAMESPACE_NAME_LABEL},
     policy::{
         document::NetworkPolicy,
-        explain::{self, Effective, Reach},
+        explain::{self, Effective, Population, Reach},
     },
 };
 
@@ -37,10 +37,18 @@ pub struct NamespaceView {
 }
 
 impl PolicyView {
-    /// With what it comes to.
-    pub(in crate::control) fn of(desired: &Desired, policy: Arc<NetworkPolicy>) -> Self {
-        let reach = Some(explain::reach(desired, &policy));
-        Self { policy, reach }
+    /// Each with what it comes to.
+    pub(in crate::control) fn all(
+        desired: &Desired,
+        policies: Vec<Arc<NetworkPolicy>>,
+    ) -> Vec<Self> {
+        let population = Population::of(desired);
+        let policies = policies.into_iter();
+        let view = policies.map(|policy| {
+            let reach = Some(population.reach(&policy));
+            Self { policy, reach }
+        });
+        view.collect()
     }
 }
 
@@ -66,7 +74,10 @@ impl Control {
         let desired = &picture.contents.desired;
         let key = (namespace.to_owned(), name.to_owned());
         match desired.policies.get(&key) {
-            Some(policy) => Ok(PolicyView::of(desired, Arc::clone(policy))),
+            Some(policy) => Ok(PolicyView {
+                policy: Arc::clone(policy),
+                reach: Some(Population::of(desired).reach(policy)),
+            }),
             None => Err(NotFound::Policy(format!("{namespace}/{name}")).into()),
         }
     }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{Problem, ProblemDto, body::Strict};
 use crate::control::{ArrivalSpec, Control, Protocol, Trace, TraceSpec, parse_ipv4};
 
-/// A packet to be traced: `from` an endpoint of this host, or `arriving_from` a VTEP
+/// A packet to be traced: `from` an endpoint, or `arriving_from` a VTEP
 /// with `network` and `source`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,7 +45,7 @@ pub struct TraceRequest {
         (status = 200, description = "its way, step by step", body = Trace),
         (status = 400, description = "there is no such packet", body = ProblemDto),
         (status = 404, description = "no such endpoint or network", body = ProblemDto),
-        (status = 409, description = "the endpoint is on another node", body = ProblemDto),
+        (status = 409, description = "the endpoint is on another node, which does not answer", body = ProblemDto),
         (status = 500, description = "the programs could not be run", body = ProblemDto),
     ),
 )]

@@ -1,5 +1,5 @@
-//! Whole maps by few system calls: one for thousands of entries instead of two
-//! for each.
+//! Many entries by few system calls: one for thousands of entries instead of one or
+//! two for each.
 
 use std::{
     io,
@@ -14,8 +14,10 @@ use nix::{errno::Errno, libc};
 /// kernel is never at a loss how to continue.
 const CHUNK: u32 = 4096;
 
-/// The command `BPF_MAP_LOOKUP_BATCH` of `linux/bpf.h`.
+// Commands of `linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// The arguments of the batch commands, as `linux/bpf.h` has them.
 #[repr(C)]
@@ -92,5 +94,64 @@ pub(super) fn visit<K: Pod, V: Pod>(
             return Ok(());
         }
         is_first = false;
+    }
+}
+
+/// Writes entries in their order, and says how many of them it has written before
+/// one could not be, if so. What is wrong with that one is for a call to tell that
+/// is about it alone; a kernel that has no such command for a map writes none.
+pub(super) fn put_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, entries: &[(K, V)]) -> usize {
+    let mut done = 0;
+    for some in entries.chunks(CHUNK as usize) {
+        let keys: Vec<K> = some.iter().map(|(key, _)| *key).collect();
+        let values: Vec<V> = some.iter().map(|(_, value)| *value).collect();
+        let values = values.as_ptr().expose_provenance() as u64;
+        let count = change(map, BPF_MAP_UPDATE_BATCH, &keys, values);
+        done += count;
+        if count < some.len() {
+            break;
+        }
+    }
+    done
+}
+
+/// Removes entries in their order, and says how many of them it has removed before
+/// one could not be, if so: see [`put_all`].
+pub(super) fn remove_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> usize {
+    let mut done = 0;
+    for some in keys.chunks(CHUNK as usize) {
+        let count = change(map, BPF_MAP_DELETE_BATCH, some, 0);
+        done += count;
+        if count < some.len() {
+            break;
+        }
+    }
+    done
+}
+
+/// Makes one call and says how many entries it has changed.
+fn change<K: Pod>(map: BorrowedFd<'_>, command: libc::c_long, keys: &[K], values: u64) -> usize {
+    let mut batch = Batch {
+        from: 0,
+        until: 0,
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values,
+        // No more than `CHUNK`.
+        count: u32::try_from(keys.len()).unwrap_or(0),
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads `count` keys, and for an update as many values, of
+    // the map's own sizes (checked when the map was opened), which outlive the
+    // call, and writes `batch.count` alone.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut batch, size_of::<Batch>()) };
+    let done = batch.count as usize;
+    match Errno::result(result) {
+        Ok(_) => keys.len(),
+        // As it was: the kernel did not get as far as the first entry.
+        Err(_) if done == keys.len() => 0,
+        Err(_) => done,
     }
 }
