@@ -1,11 +1,12 @@
 //! `cargo xtask scale`: one real daemon in a cluster of a thousand nodes, which
 //! are played against a real etcd, and what that costs; and what it costs hundreds
-//! of nodes to want the same addresses.
+//! of nodes to want the same addresses; and how fast policies take effect among ten
+//! thousand identities.
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum, builder::PossibleValue};
 
 use crate::{
     build::{self, Profile},
@@ -13,6 +14,15 @@ use crate::{
     process,
     workspace::Workspace,
 };
+
+/// What can be played by itself.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    All,
+    Cluster,
+    Contention,
+    Policies,
+}
 
 /// How large the cluster is and where the figures go.
 #[derive(Debug, Args)]
@@ -29,6 +39,12 @@ pub(crate) struct Options {
     /// Nodes that contend for the addresses of one network.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
     contenders: u32,
+    /// Policies, for 64 endpoints of the real daemon.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(100..=10_000))]
+    policies: u32,
+    /// Play only this part.
+    #[arg(long, value_enum, default_value_t = Part::All)]
+    only: Part,
     /// Where to write the figures as JSON [default: target/scale.json].
     #[arg(long)]
     out: Option<PathBuf>,
@@ -56,10 +72,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         options.endpoints,
         options.networks,
         options.contenders,
+        options.policies,
     ];
+    let part = options.only.to_possible_value();
     let mut cargo = workspace.cargo("run");
     cargo
         .args(["--release", "--package=vxplane-tests", "--bin=scale", "--"])
+        .args(part.iter().map(PossibleValue::get_name))
         .args(sizes.map(|size| size.to_string()))
         .arg(out)
         .env("VXPLANE_BIN", daemon);

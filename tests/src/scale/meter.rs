@@ -9,11 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, lpm_trie::LpmTrie};
 use nix::unistd::{SysconfVar, sysconf};
 use vxplane::datapath::map_file;
 use vxplane_common::{
-    abi::{FdbEntry, FdbKey, Neighbour, NeighbourKey, map},
+    abi::{BlockKey, Endpoint, FdbEntry, FdbKey, MemberKey, Neighbour, NeighbourKey, RuleKey, map},
     types::MacAddr,
 };
 
@@ -52,6 +52,63 @@ impl NeighbourEye {
     }
 }
 
+/// Sees who is under which rule sets.
+pub(super) struct PolicyEye {
+    endpoints: HashMap<MapData, u32, Endpoint>,
+    members: HashMap<MapData, MemberKey, u32>,
+}
+
+impl PolicyEye {
+    pub(super) fn open(bpffs: &Path) -> Result<Self> {
+        Ok(Self {
+            endpoints: HashMap::try_from(pinned(bpffs, map::ENDPOINTS)?)?,
+            members: HashMap::try_from(pinned(bpffs, map::MEMBERS)?)?,
+        })
+    }
+
+    /// The rule sets of all endpoints: egress, ingress.
+    pub(super) fn under(&self) -> Vec<(u32, u32)> {
+        let endpoints = self.endpoints.iter().flatten();
+        endpoints.map(|(_, it)| (it.egress, it.ingress)).collect()
+    }
+
+    /// The rule set of what an address is sent.
+    pub(super) fn ingress(&self, ip: [u8; 4]) -> Option<u32> {
+        let mut endpoints = self.endpoints.iter().flatten();
+        let found = endpoints.find(|(_, endpoint)| endpoint.ipv4 == ip);
+        found.map(|(_, endpoint)| endpoint.ingress)
+    }
+
+    /// Whether an identity may send anything to that address.
+    pub(super) fn may_enter(&self, identity: u32, ip: [u8; 4]) -> bool {
+        let ruleset = self.ingress(ip).unwrap_or(0);
+        self.members
+            .get(&MemberKey { ruleset, identity }, 0)
+            .is_ok()
+    }
+
+    /// What the maps of rule sets take.
+    pub(super) fn memory(&self, bpffs: &Path) -> Result<Memory> {
+        let mut memory = Memory {
+            bytes: 0,
+            entries: 0,
+        };
+        for name in [map::MEMBERS, map::BLOCKS, map::RULES] {
+            let path = bpffs.join("maps").join(map_file(name));
+            memory.bytes += taken(&MapData::from_pin(&path)?)?;
+        }
+        let blocks: LpmTrie<_, BlockKey, u32> = LpmTrie::try_from(Map::LpmTrie(
+            MapData::from_pin(bpffs.join("maps").join(map_file(map::BLOCKS)))?,
+        ))?;
+        let rules: LpmTrie<_, RuleKey, u32> = LpmTrie::try_from(Map::LpmTrie(MapData::from_pin(
+            bpffs.join("maps").join(map_file(map::RULES)),
+        )?))?;
+        let entries = self.members.keys().count() + blocks.keys().count() + rules.keys().count();
+        memory.entries = u64::try_from(entries)?;
+        Ok(memory)
+    }
+}
+
 /// What maps take.
 pub(super) struct Memory {
     pub(super) bytes: u64,
@@ -63,16 +120,19 @@ pub(super) struct Memory {
 pub(super) fn map_memory(bpffs: &Path) -> Result<Memory> {
     let mut bytes = 0;
     for file in fs::read_dir(bpffs.join("maps"))? {
-        let map = MapData::from_pin(file?.path())?;
-        let fd = map.fd().as_fd().as_raw_fd();
-        let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-        let taken = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-        bytes += taken.context("no memlock")?.trim().parse::<u64>()?;
+        bytes += taken(&MapData::from_pin(file?.path())?)?;
     }
     let neighbours = NeighbourEye::open(bpffs)?.count();
     let fdb: HashMap<_, FdbKey, FdbEntry> = HashMap::try_from(pinned(bpffs, map::FDB)?)?;
     let entries = u64::try_from(neighbours + fdb.keys().count())?;
     Ok(Memory { bytes, entries })
+}
+
+fn taken(map: &MapData) -> Result<u64> {
+    let fd = map.fd().as_fd().as_raw_fd();
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+    let taken = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(taken.context("no memlock")?.trim().parse()?)
 }
 
 /// What a process has used.

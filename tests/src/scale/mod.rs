@@ -4,6 +4,7 @@
 mod contention;
 mod meter;
 mod play;
+mod policies;
 mod world;
 
 use std::{
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 pub use self::{
     contention::{Contention, Crowd, contend},
+    policies::{Enforcement, Rules, enforce},
     world::Shape,
 };
 use self::{

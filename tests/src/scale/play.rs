@@ -1,12 +1,12 @@
 //! The other nodes: what they write to etcd, and their leases.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use etcd_client::{Client, PutOptions, Txn, TxnOp};
 use serde::Serialize;
 use tokio::runtime::Runtime;
-use vxplane::model::{EndpointRecord, Node};
+use vxplane::model::{EndpointRecord, Identity, Node};
 
 use super::world::World;
 use crate::harness::Host;
@@ -44,20 +44,42 @@ impl Players {
     /// how many keys that were.
     pub(super) fn publish(&self, world: &World) -> Result<u32> {
         let mut puts = Vec::new();
-        for network in world.networks() {
-            puts.push(put(&format!("networks/{}", network.name), network)?);
-        }
         for record in world.records() {
             puts.extend(of_record(&record?)?);
         }
         let count = puts.len();
         self.write(puts)?;
-        let mut nodes = 0;
+        Ok(u32::try_from(count)? + self.publish_places(world)?)
+    }
+
+    /// As [`Self::publish`], but without any endpoint.
+    pub(super) fn publish_places(&self, world: &World) -> Result<u32> {
+        let mut count = 0;
+        for network in world.networks() {
+            self.write(vec![put(&format!("networks/{}", network.name), network)?])?;
+            count += 1;
+        }
         for node in world.nodes() {
             self.put_node(&node)?;
-            nodes += 1;
+            count += 1;
         }
-        Ok(u32::try_from(count)? + nodes)
+        Ok(count)
+    }
+
+    /// Writes endpoints that have identities, and those.
+    pub(super) fn put_identified(
+        &self,
+        endpoints: &[(Arc<Identity>, EndpointRecord)],
+    ) -> Result<()> {
+        let mut puts = Vec::new();
+        for (identity, record) in endpoints {
+            let number = record.identity;
+            puts.push(put(&format!("identities/{number}"), identity)?);
+            let used = format!("{ROOT}/uses/{number}/{}", record.id);
+            puts.push(TxnOp::put(used, "", None));
+            puts.extend(of_record(record)?);
+        }
+        self.write(puts)
     }
 
     pub(super) fn put(&self, records: &[EndpointRecord]) -> Result<()> {

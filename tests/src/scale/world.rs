@@ -55,7 +55,7 @@ impl World {
     }
 
     /// The endpoint of that number, on some node.
-    fn record(&self, number: u32, on: u32) -> Result<EndpointRecord> {
+    pub(super) fn record(&self, number: u32, on: u32) -> Result<EndpointRecord> {
         let networks = self.shape.networks;
         let network = usize::try_from(number % networks)?;
         let network = self.networks.get(network).context("no such network")?;
