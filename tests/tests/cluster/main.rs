@@ -11,6 +11,7 @@ mod outages;
 mod peers;
 mod policies;
 mod proxy;
+mod restores;
 mod room;
 mod scale;
 mod site;

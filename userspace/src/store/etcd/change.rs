@@ -44,10 +44,15 @@ impl Inner {
         planned_on: &Picture,
         changes: Vec<Change>,
     ) -> Result<u64, CommitError> {
+        if !changes.is_empty() && self.restore_ends().await? {
+            return Err(CommitError::Outdated);
+        }
         let _one_at_a_time = self.committing.lock().await;
         let (changes, guarded) = {
             let state = self.state();
-            if !changes.is_empty() && self.pictures.latest().number != planned_on.number {
+            let as_planned_on = self.pictures.latest().number == planned_on.number;
+            let applies = as_planned_on && state.restored.is_none();
+            if !changes.is_empty() && !applies {
                 return Err(CommitError::Outdated);
             }
             let changes = self.with_identities(&state, &changes);

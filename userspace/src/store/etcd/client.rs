@@ -252,6 +252,17 @@ impl std::fmt::Debug for Connection {
     }
 }
 
+/// What a server says of something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// It happened there too.
+    Same,
+    /// Something else happened at that revision.
+    Other,
+    /// It does not know any more, or not yet.
+    Lost,
+}
+
 impl Connection {
     /// Connects to `server`, and makes it known that this version's schema is in
     /// use, unless another is.
@@ -361,7 +372,7 @@ impl Connection {
     }
 
     /// Whether this is what happened at that revision, and still is remembered.
-    pub(super) async fn remembers(&self, keys: &Keys, last: &Happened) -> Result<bool, Fault> {
+    pub(super) async fn remembers(&self, keys: &Keys, last: &Happened) -> Result<Memory, Fault> {
         let key = [keys.objects().as_bytes(), &last.update.key].concat();
         let at = async |revision| {
             let options = GetOptions::new().with_revision(revision);
@@ -375,16 +386,19 @@ impl Connection {
             }
         };
         let Some(found) = at(last.revision).await? else {
-            return Ok(false);
+            return Ok(Memory::Lost);
         };
-        match (&last.update.value, found) {
+        let same = match (&last.update.value, found) {
             (Some(stored), Some(found)) => {
-                let same = found.mod_revision() == last.revision;
-                Ok(same && found.value() == stored.value)
+                found.mod_revision() == last.revision && found.value() == stored.value
             }
-            (None, None) => Ok(matches!(at(last.revision - 1).await?, Some(Some(_)))),
-            _ => Ok(false),
-        }
+            (None, None) => match at(last.revision - 1).await? {
+                Some(before) => before.is_some(),
+                None => return Ok(Memory::Lost),
+            },
+            _ => false,
+        };
+        Ok(if same { Memory::Same } else { Memory::Other })
     }
 
     /// What happens to objects from `revision` on.

@@ -109,8 +109,9 @@ impl<'a> Guard<'a> {
         Ok(self.guarded)
     }
 
-    /// Publishes an endpoint of this node that is missing, and its network and
-    /// identity if those are missing too.
+    /// Publishes an endpoint of this node that is missing or, where etcd was put back
+    /// to an older state, another node's; and its network and identity if those are
+    /// missing too.
     pub(super) fn publish(
         mut self,
         network: &Network,
@@ -121,7 +122,7 @@ impl<'a> Guard<'a> {
             self.put_network(network)?;
         }
         self.put_identity(record.identity, identity)?;
-        self.put_record(record)?;
+        self.write_record(record)?;
         Ok(self.guarded)
     }
 
@@ -158,12 +159,16 @@ impl<'a> Guard<'a> {
     }
 
     fn put_record(&mut self, record: &EndpointRecord) -> Result<(), StoreError> {
+        if let Some(before) = self.mirror.endpoint(&record.id) {
+            self.expect_gone(&before.node);
+        }
+        self.write_record(record)
+    }
+
+    fn write_record(&mut self, record: &EndpointRecord) -> Result<(), StoreError> {
         let key = ObjectKey::Endpoint(record.id.clone());
         self.expect(&key)?;
         let before = self.mirror.endpoint(&record.id).cloned();
-        if let Some(before) = &before {
-            self.expect_gone(&before.node);
-        }
         let claims = self.claims(record);
         let had = before.as_ref().map(|before| self.claims(before));
         let had = had.unwrap_or_default();

@@ -48,6 +48,7 @@ pub mod migrate;
 mod mirror;
 mod orphans;
 mod records;
+mod restored;
 mod session;
 mod state;
 mod upkeep;
@@ -245,6 +246,9 @@ impl Inner {
     fn replace(&self, revision: i64, reading: Reading) {
         let mut state = self.state();
         state.replace(revision, reading);
+        if state.restored.is_some() {
+            warn!("{}", restored::TOLD);
+        }
         self.show(&state);
         drop(state);
         self.seen.send_modify(|seen| {
@@ -323,13 +327,18 @@ impl Inner {
             let more = count - PROBLEMS_MAX;
             problems.push(format!("{more} more objects in the store are not acted on"));
         }
-        for id in state.homeless().take(PROBLEMS_MAX) {
+        if state.restored.is_some() {
+            problems.push(restored::TOLD.to_owned());
+        }
+        let settled = state.restored.is_none();
+        let forgotten = state.forgotten().filter(|_| settled);
+        for id in forgotten.take(PROBLEMS_MAX) {
             problems.push(format!(
                 "endpoint {id} is this node's, but where its container is is not known here; \
                  attach it again or detach it"
             ));
         }
-        problems.extend(state.losses.iter().cloned());
+        problems.extend(state.losses().cloned());
         problems
     }
 }

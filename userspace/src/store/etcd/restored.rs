@@ -91,11 +91,15 @@ impl State {
         let (Some(was), Some(is)) = (before.endpoint(id), self.mirror.endpoint(id)) else {
             return false;
         };
-        let key = ObjectKey::Endpoint(id.into());
-        let written = |mirror: &Mirror| mirror.version(&key).unwrap_or(0);
-        // Of what was only remembered it is not known when it was written.
-        let older = written(before) == 0 || written(&self.mirror) < written(before);
-        *was.node == *before.own() && *is.node != *before.own() && older
+        let own = self.mirror.view().cluster.own.clone();
+        was.node == own && is.node != own && self.is_older(before, &ObjectKey::Endpoint(id.into()))
+    }
+
+    /// Whether an object is older in etcd than it was. Of what was only remembered it
+    /// is not known when it was written.
+    fn is_older(&self, before: &Mirror, key: &ObjectKey) -> bool {
+        let written = |mirror: &Mirror| mirror.version(key).unwrap_or(0);
+        written(before) == 0 || written(&self.mirror) < written(before)
     }
 
     /// The endpoints that this node had detached, or others had taken over, and that
@@ -170,9 +174,8 @@ impl State {
             )
         });
         let keys = before.keys().filter(|key| {
-            let written = |mirror: &Mirror| mirror.version(key).unwrap_or(0);
-            let older = written(before) == 0 || written(&self.mirror) < written(before);
-            older && is_older(before.record(key), self.mirror.record(key))
+            let differ = differ(before.record(key), self.mirror.record(key));
+            differ && self.is_older(before, key)
         });
         let older = keys.map(|key| {
             format!(
@@ -187,7 +190,7 @@ impl State {
 }
 
 /// Whether both are there and differ, of those that people write.
-fn is_older(was: Option<Record>, is: Option<Record>) -> bool {
+fn differ(was: Option<Record>, is: Option<Record>) -> bool {
     match (was, is) {
         (Some(Record::Policy(was)), Some(Record::Policy(is))) => was != is,
         (Some(Record::Namespace(was)), Some(Record::Namespace(is))) => was != is,

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::{
     Inner, Link, ask,
-    client::{Connection, Fault, update, within},
+    client::{Connection, Fault, Memory, update, within},
     lease,
     mirror::{Stored, Update},
     state::Reading,
@@ -96,8 +96,13 @@ async fn resume(inner: &Arc<Inner>, connection: &Connection) -> Result<Option<Wa
     let Some(last) = last else {
         return Ok(None);
     };
-    if !connection.remembers(&inner.keys, &last).await? {
-        return Ok(None);
+    match connection.remembers(&inner.keys, &last).await? {
+        Memory::Same => {}
+        Memory::Other => {
+            inner.state().contradicted = true;
+            return Ok(None);
+        }
+        Memory::Lost => return Ok(None),
     }
     let watch = connection.watch(&inner.keys, last.revision + 1).await?;
     Ok(Some(watch))

@@ -4,14 +4,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use imbl::OrdMap;
+use tokio::time::Instant;
 
 use super::{
     keys::ObjectKey,
     mirror::{Mirror, Update, View},
     records::Record,
+    restored::{Restored, went_back},
 };
 use crate::{
     identity,
@@ -24,6 +27,8 @@ pub(super) type Identities = OrdMap<u32, Arc<Identity>>;
 
 /// Losses that are remembered.
 const LOSSES_MAX: usize = 20;
+/// For how long.
+const LOSSES_SHOWN: Duration = Duration::from_mins(5);
 
 /// What this node knows.
 #[derive(Debug)]
@@ -40,12 +45,16 @@ pub(super) struct State {
     pub(super) unsettled: BTreeSet<String>,
     /// Objects that the state file does not have as they are now.
     pub(super) unsaved: BTreeMap<ObjectKey, Option<Record>>,
-    /// Endpoints that this node had to give up, and why: the latest.
-    pub(super) losses: VecDeque<String>,
+    /// What this node had to give up, and why: the latest, and when.
+    losses: VecDeque<(Instant, String)>,
     /// The last that happened to an object, as far as is known.
     pub(super) last: Option<Happened>,
     /// Whether the mirror was ever more than what was remembered.
     pub(super) synced: bool,
+    /// Whether the server had another history than was followed.
+    pub(super) contradicted: bool,
+    /// If etcd was put back to an older state, until that is made up for.
+    pub(super) restored: Option<Restored>,
 }
 
 /// Something that happened to an object.
@@ -112,6 +121,10 @@ impl State {
         self.unsaved.extend(gone.chain(new));
         self.last = last;
         self.synced = true;
+        let contradicted = std::mem::take(&mut self.contradicted);
+        if contradicted || went_back(&before, &self.mirror) {
+            self.make_up_for(before);
+        }
     }
 
     /// Follows what happened at `revision`.
@@ -136,11 +149,17 @@ impl State {
             losses: VecDeque::new(),
             last: None,
             synced: false,
+            contradicted: false,
+            restored: None,
         }
     }
 
-    /// Makes `contents` what is known.
+    /// Makes `contents` what is known; while a restore is made up for, it stays what
+    /// it is.
     pub(super) fn compose(&self, contents: &mut Contents) {
+        if self.restored.is_some() {
+            return;
+        }
         let view = self.mirror.view();
         let desired = &mut contents.desired;
         desired.networks.clone_from(&view.networks);
@@ -227,6 +246,9 @@ impl State {
         let (other, what) = self
             .mirror
             .holder(&endpoint.network, endpoint.ip, endpoint.mac)?;
+        if *other == *endpoint.id {
+            return None;
+        }
         Some(format!("{what} is now that of endpoint {other}"))
     }
 
@@ -243,7 +265,7 @@ impl State {
     }
 
     /// Endpoints of this node whose namespace is not known here.
-    pub(super) fn homeless(&self) -> impl Iterator<Item = &Word> {
+    pub(super) fn forgotten(&self) -> impl Iterator<Item = &Word> {
         let own = self.mirror.view().own.keys();
         own.filter(|id| !self.endpoints.contains_key(&***id))
     }
@@ -252,11 +274,24 @@ impl State {
     pub(super) fn lose(&mut self, id: &str, why: &str) -> String {
         self.endpoints.remove(id);
         let text = format!("endpoint {id} was given up here: {why}");
+        self.tell(text.clone());
+        text
+    }
+
+    /// Has it shown for a while.
+    pub(super) fn tell(&mut self, text: String) {
         if self.losses.len() == LOSSES_MAX {
             self.losses.pop_front();
         }
-        self.losses.push_back(text.clone());
-        text
+        self.losses.push_back((Instant::now(), text));
+    }
+
+    /// What was given up lately. Nothing is to be done about it, so it is told for a
+    /// while only.
+    pub(super) fn losses(&self) -> impl Iterator<Item = &String> {
+        let losses = self.losses.iter();
+        let recent = losses.filter(|(when, _)| when.elapsed() < LOSSES_SHOWN);
+        recent.map(|(_, text)| text)
     }
 
     /// Forgets networks and identities that none of this node's endpoints has any

@@ -1,5 +1,5 @@
 //! What is done without being asked: endpoints that etcd has lost are published
-//! again, those that others have taken over are given up, what etcd says of
+//! again, the restore of a backup is made up for, those that others have taken over are given up, what etcd says of
 //! unsettled ones is believed, this node is no foreign peer, identities are published
 //! and freed, and what was seen is saved.
 
@@ -37,6 +37,14 @@ impl Inner {
         let synced = self.state().synced;
         if synced && self.link.borrow().connection().is_some() {
             let one_at_a_time = self.committing.lock().await;
+            if self.state().restored.is_some() {
+                self.make_up_for_restore().await?;
+                self.publish_missing().await?;
+                self.end_restore();
+                // The rest is for when the picture is that of etcd again.
+                self.upkeep.notify_one();
+                return Ok(());
+            }
             self.believe_unsettled().await?;
             self.give_up().await?;
             self.publish_missing().await?;
@@ -44,6 +52,10 @@ impl Inner {
             drop(one_at_a_time);
             self.identify_own().await?;
             self.collect_identities(idle).await?;
+        }
+        if self.state().restored.is_some() {
+            // What was saved before the restore is worth more.
+            return Ok(());
         }
         Ok(self.save_seen().await?)
     }
@@ -103,8 +115,9 @@ impl Inner {
     async fn publish_missing(&self) -> Result<(), CommitError> {
         let missing: Vec<(Endpoint, Network)> = {
             let state = self.state();
-            let missing = state.missing();
+            let missing = state.missing().chain(state.usurped());
             missing
+                .filter(|(endpoint, network)| state.obstacle(endpoint, network).is_none())
                 .map(|(endpoint, network)| (endpoint.clone(), network.clone()))
                 .collect()
         };
