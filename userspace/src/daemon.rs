@@ -1,6 +1,7 @@
 //! The daemon: puts its parts together, runs them, and takes them apart.
 
 use std::{
+    fs,
     future::Future,
     io,
     net::SocketAddr,
@@ -94,7 +95,18 @@ pub fn run(settings: Settings) -> Result<(), DaemonError> {
     logging::start();
     privileges::check()?;
     // Moves this process between mount namespaces, so it comes before threads.
-    mounts::prepare(&settings.bpffs)?;
+    let made = mounts::prepare(&settings.bpffs)?;
+    let bpffs = settings.bpffs.clone();
+    let outcome = run_there(settings);
+    if made && outcome.is_err() {
+        // One that was refused leaves nothing behind; with pins in it, it stays.
+        drop(fs::remove_dir(bpffs));
+    }
+    outcome
+}
+
+/// As [`run`], in the mount namespace where pins can live.
+fn run_there(settings: Settings) -> Result<(), DaemonError> {
     if let Err(error) = descriptors::raise_limit() {
         warn!("the limit of open files stays as it is: {error}");
     }

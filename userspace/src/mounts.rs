@@ -68,12 +68,13 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> MountsError {
     }
 }
 
-/// Makes `bpffs` a directory on a bpffs that outlives this process.
+/// Makes `bpffs` a directory on a bpffs that outlives this process, and says whether
+/// it was not there yet.
 ///
 /// Under `ip netns exec` the mount namespace is private and dies with the
 /// process, pins and all. If that is so, this moves the process to the mount
 /// namespace of the machine; so it must run while the process has one thread only.
-pub fn prepare(bpffs: &Path) -> Result<(), MountsError> {
+pub fn prepare(bpffs: &Path) -> Result<bool, MountsError> {
     reach(bpffs)?;
     if !is_on_bpffs(bpffs) && bpffs.starts_with(BPFFS_MOUNT) {
         mount_bpffs(Path::new(BPFFS_MOUNT))?;
@@ -83,7 +84,9 @@ pub fn prepare(bpffs: &Path) -> Result<(), MountsError> {
             path: bpffs.to_owned(),
         });
     }
-    fs::create_dir_all(bpffs).map_err(at(bpffs))
+    let made = !bpffs.exists();
+    fs::create_dir_all(bpffs).map_err(at(bpffs))?;
+    Ok(made)
 }
 
 /// Moves the process, which has one thread only, to where [`prepare`] would, but

@@ -1,11 +1,11 @@
 //! Nodes come, go, and have names.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use vxplane::store::{Change, etcd::Etcd};
+use vxplane::store::{Change, StoreError, embedded::Embedded, etcd::Etcd};
 
-use crate::site::{Site, TestNode, network};
+use crate::site::{SOON, Site, TestNode, network};
 
 async fn is_alive(on: &TestNode, node: &str, alive: bool) -> Result<()> {
     on.until(&format!("{node} is alive: {alive}"), |it| {
@@ -92,6 +92,14 @@ fn a_name_belongs_to_one_installation() -> Result<()> {
             refused.contains("--node") && refused.contains("192.0.2.1"),
             "{refused}"
         );
+        // What was refused is no member of the cluster: it may be something else.
+        let end = Instant::now() + SOON;
+        while let Err(error) = Embedded::open(&directory).await {
+            // It may still be writing.
+            ensure!(Instant::now() < end, "{error}");
+            ensure!(matches!(error, StoreError::Locked { .. }), "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         Ok(())
     })
 }

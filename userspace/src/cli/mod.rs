@@ -223,7 +223,9 @@ impl Cli {
                 let (to, settings) = (args.to, args.settings);
                 block_on(migrate::run(
                     &to,
-                    settings.load_for(&to, self.run_dir)?,
+                    settings
+                        .load_for(&to, self.run_dir)
+                        .map_err(|error| migrate::about(&to, error))?,
                     printer,
                 ))
             }

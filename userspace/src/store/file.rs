@@ -173,6 +173,11 @@ impl StateFile {
             .await
     }
 
+    /// Has the directory be as before it joined a cluster that refused this host.
+    pub(super) async fn leave_cluster(&self) -> Result<(), StoreError> {
+        self.blocking(Opened::leave_cluster).await
+    }
+
     /// Whether the directory belongs to a cluster.
     pub(super) async fn is_in_cluster(&self) -> Result<bool, StoreError> {
         self.blocking(|opened| Ok(opened.identity("cluster")?.is_some()))
@@ -397,6 +402,20 @@ impl Opened {
         }
         write.commit().map_err(|error| self.failed(error))?;
         Ok(instance)
+    }
+
+    fn leave_cluster(&self) -> Result<(), StoreError> {
+        let write = self.begin_write()?;
+        {
+            let rows = write.open_table(IDENTITY);
+            let mut rows = rows.map_err(|error| self.failed(error))?;
+            rows.remove("cluster").map_err(|error| self.failed(error))?;
+            let objects = write.open_table(OBJECTS);
+            let mut objects = objects.map_err(|error| self.failed(error))?;
+            let all = objects.retain(|_, _| false);
+            all.map_err(|error| self.failed(error))?;
+        }
+        write.commit().map_err(|error| self.failed(error))
     }
 
     fn commit(&self, changes: &[Change], notes: &[Note]) -> Result<(), StoreError> {

@@ -39,6 +39,8 @@ pub struct Migrated {
     pub namespaces: usize,
     /// Objects that the cluster had, as they are here.
     pub existing: usize,
+    /// Whether the host is in a cluster already, so that nothing was looked at.
+    pub already: bool,
 }
 
 /// Why nothing, or not everything, was published.
@@ -73,12 +75,15 @@ pub async fn migrate(
     node: &str,
 ) -> Result<Migrated, MigrateError> {
     let file = StateFile::open(directory)?;
-    if file.is_in_cluster().await? {
-        return Ok(Migrated::default());
-    }
-    let mut desired = file.load().await?.desired;
     let keys = Keys::new(&options.prefix);
     let connection = connect(options, &keys).await?;
+    if file.is_in_cluster().await? {
+        return Ok(Migrated {
+            already: true,
+            ..Migrated::default()
+        });
+    }
+    let mut desired = file.load().await?.desired;
     let mut mirror = read(options, &connection, &keys, node).await?;
     renumber(&mirror, &mut desired);
     let conflicts = conflicts(&mirror, &desired, node);
@@ -276,6 +281,7 @@ fn missing(mirror: &Mirror, desired: &Desired) -> (Migrated, Vec<Change>, Vec<Ch
         policies,
         namespaces,
         existing: all - networks.len() - others.len() - endpoints.len(),
+        already: false,
     };
     for endpoint in endpoints {
         let identity = desired.identities.get(&endpoint.identity);

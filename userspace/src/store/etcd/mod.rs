@@ -139,6 +139,7 @@ impl Etcd {
         node: &str,
     ) -> Result<Self, StoreError> {
         let file = StateFile::open(directory)?;
+        let joined_before = file.is_in_cluster().await?;
         let instance = file.join_cluster(false).await?;
         let (state, contents) = remembered(&file, node).await?;
         let link = Link::Down {
@@ -170,9 +171,17 @@ impl Etcd {
             tokio::spawn(session::stay_in_touch(Arc::clone(&inner))),
             tokio::spawn(upkeep::keep_up(Arc::clone(&inner))),
         ];
-        let store = Self { inner, tasks };
-        store.first_contact().await?;
-        Ok(store)
+        let mut store = Self { inner, tasks };
+        let refused = store.first_contact().await;
+        if refused.is_err() && !joined_before {
+            // Nobody saves what was seen any more.
+            for task in store.tasks.drain(..) {
+                task.abort();
+                drop(task.await);
+            }
+            store.inner.file.leave_cluster().await?;
+        }
+        refused.map(|()| store)
     }
 
     /// Waits for a server, but not for ever. What waiting cannot mend is an error.
