@@ -84,6 +84,27 @@ fn etcd_may_be_killed_at_any_time() -> Result<()> {
 }
 
 #[test]
+fn a_restart_makes_what_was_seen_no_younger() -> Result<()> {
+    let site = Site::new()?;
+    site.run(async {
+        let a = site.store("a").await?;
+        a.put(vec![Change::PutNetwork(network("blue", 0)?)]).await?;
+        let before = a.store.health().shared.context("not shared")?;
+        site.etcd.kill()?;
+        a.until_problems("out of reach", |it| !it.is_empty())
+            .await?;
+        // What was seen is saved twice a second.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(a);
+        let a = site.store("a").await?;
+        let after = a.store.health().shared.context("not shared")?;
+        ensure!(after.revision == before.revision, "{before:?} {after:?}");
+        ensure!(after.age > Duration::from_secs(6), "{after:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_slow_etcd_is_waited_for() -> Result<()> {
     let site = Site::new()?;
     site.run(async {

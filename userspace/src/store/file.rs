@@ -60,6 +60,9 @@ const UNSETTLED: TableDefinition<'static, &'static str, ()> = TableDefinition::n
 const IDENTITY: TableDefinition<'static, &'static str, &'static str> =
     TableDefinition::new("identity");
 
+/// The row of how far the objects go.
+const TOUCH: &str = "touch";
+
 /// What a host in a cluster notes besides its own endpoints.
 #[derive(Clone, Debug)]
 pub(super) enum Note {
@@ -157,12 +160,19 @@ impl StateFile {
         self.blocking(|opened| opened.objects(into, put)).await
     }
 
-    /// Makes all of `objects` durable, or none of them.
+    /// Makes all of `objects` durable, and how far they go, or none of it.
     pub(super) async fn save_objects(
         &self,
         objects: impl Iterator<Item = Result<SavedObject, StoreError>> + Send + 'static,
+        touch: Option<String>,
     ) -> Result<(), StoreError> {
-        self.blocking(|opened| opened.save_objects(objects)).await
+        self.blocking(|opened| opened.save_objects(objects, touch))
+            .await
+    }
+
+    /// How far the objects go that were saved.
+    pub(super) async fn touch(&self) -> Result<Option<String>, StoreError> {
+        self.blocking(|opened| opened.identity(TOUCH)).await
     }
 
     /// Has the directory belong to a cluster; returns this host's instance ID in
@@ -343,8 +353,15 @@ impl Opened {
     fn save_objects(
         &self,
         objects: impl Iterator<Item = Result<SavedObject, StoreError>>,
+        touch: Option<String>,
     ) -> Result<(), StoreError> {
         let write = self.begin_write()?;
+        if let Some(touch) = touch {
+            let rows = write.open_table(IDENTITY);
+            let mut rows = rows.map_err(|error| self.failed(error))?;
+            rows.insert(TOUCH, touch.as_str())
+                .map_err(|error| self.failed(error))?;
+        }
         {
             let rows = write.open_table(OBJECTS);
             let mut rows = rows.map_err(|error| self.failed(error))?;
@@ -409,7 +426,9 @@ impl Opened {
         {
             let rows = write.open_table(IDENTITY);
             let mut rows = rows.map_err(|error| self.failed(error))?;
-            rows.remove("cluster").map_err(|error| self.failed(error))?;
+            for name in ["cluster", TOUCH] {
+                rows.remove(name).map_err(|error| self.failed(error))?;
+            }
             let objects = write.open_table(OBJECTS);
             let mut objects = objects.map_err(|error| self.failed(error))?;
             let all = objects.retain(|_, _| false);

@@ -30,6 +30,7 @@ use self::{
     lease::Registered,
     mirror::{Mirror, Stored, Update},
     state::{Reading, State},
+    touch::Touch,
 };
 use super::{
     AskError, Change, CommitError, Health, Picture, Pictures, Question, SharedHealth, Store,
@@ -51,6 +52,7 @@ mod records;
 mod restored;
 mod session;
 mod state;
+mod touch;
 mod upkeep;
 
 /// How long the first contact may take before the daemon starts without.
@@ -141,7 +143,13 @@ impl Etcd {
         let file = StateFile::open(directory)?;
         let joined_before = file.is_in_cluster().await?;
         let instance = file.join_cluster(false).await?;
-        let (state, contents) = remembered(&file, node).await?;
+        let touch = file.touch().await?;
+        let touch = touch.and_then(|text| Touch::parse(&text));
+        let touch = touch.unwrap_or(Touch {
+            revision: 0,
+            heard: Instant::now(),
+        });
+        let (state, contents) = remembered(&file, node, touch.revision).await?;
         let link = Link::Down {
             since: Instant::now(),
             reason: "no server has answered yet".to_owned(),
@@ -157,9 +165,12 @@ impl Etcd {
             file,
             pictures: Pictures::new(contents),
             state: Mutex::new(state),
-            seen: watch::Sender::default(),
+            seen: watch::Sender::new(Seen {
+                epoch: 0,
+                revision: touch.revision,
+            }),
             link: watch::Sender::new(link),
-            heard: watch::Sender::new(Instant::now()),
+            heard: watch::Sender::new(touch.heard),
             committing: AsyncMutex::default(),
             announced: watch::Sender::default(),
             lease: AsyncMutex::default(),
@@ -219,7 +230,11 @@ impl Drop for Etcd {
 }
 
 /// What was known when the last daemon here stopped.
-async fn remembered(file: &StateFile, node: &str) -> Result<(State, super::Contents), StoreError> {
+async fn remembered(
+    file: &StateFile,
+    node: &str,
+    revision: i64,
+) -> Result<(State, super::Contents), StoreError> {
     let nothing = Mirror::default();
     let mirror = file.objects(Mirror::new(node), move |mirror, key, value| {
         let stored = Stored {
@@ -234,7 +249,7 @@ async fn remembered(file: &StateFile, node: &str) -> Result<(State, super::Conte
         mirror.read(&nothing, [object]);
     });
     let mut mirror = mirror.await?;
-    mirror.judge(0);
+    mirror.judge(revision);
     let mut contents = file.load().await?;
     let mut state = State::new(mirror);
     state.endpoints = std::mem::take(&mut contents.desired.endpoints);

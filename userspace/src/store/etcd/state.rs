@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) last: Option<Happened>,
     /// Whether the mirror was ever more than what was remembered.
     pub(super) synced: bool,
+    /// When the server was heard last, as far as the state file has it.
+    pub(super) kept: Option<Instant>,
     /// Whether the server had another history than was followed.
     pub(super) contradicted: bool,
     /// If etcd was put back to an older state, until that is made up for.
@@ -149,6 +151,7 @@ impl State {
             losses: VecDeque::new(),
             last: None,
             synced: false,
+            kept: None,
             contradicted: false,
             restored: None,
         }

@@ -5,10 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Inner, guard::Guard, identities::Idle, records::Record};
+use super::{Inner, guard::Guard, identities::Idle, records::Record, touch::Touch};
 use crate::{
     model::{Endpoint, Network},
     store::{Change, CommitError, StoreError, file::Note},
@@ -18,6 +18,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often to look without being told.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often it is saved that there was nothing new.
+const TOUCH_PERIOD: Duration = Duration::from_mins(1);
 
 /// Keeps up for ever.
 pub(super) async fn keep_up(inner: Arc<Inner>) {
@@ -183,10 +185,20 @@ impl Inner {
 
     /// Saves what was seen, for when etcd is away at the next start.
     async fn save_seen(&self) -> Result<(), StoreError> {
-        let unsaved = std::mem::take(&mut self.state().unsaved);
-        if unsaved.is_empty() {
-            return Ok(());
-        }
+        let heard = *self.heard.borrow();
+        let away = self.link.borrow().connection().is_none();
+        let (unsaved, touch) = {
+            let mut state = self.state();
+            let news = |kept: Instant| heard > kept + TOUCH_PERIOD || away && heard > kept;
+            let is_news = state.synced && state.kept.is_none_or(news);
+            if state.unsaved.is_empty() && !is_news {
+                return Ok(());
+            }
+            let revision = state.mirror.revision();
+            let touch = state.synced.then_some(Touch { revision, heard });
+            state.kept = touch.map(|touch| touch.heard);
+            (std::mem::take(&mut state.unsaved), touch)
+        };
         let unsaved: Arc<[_]> = unsaved.into_iter().collect();
         let objects = Arc::clone(&unsaved);
         // Encoded one by one as they are written.
@@ -195,7 +207,10 @@ impl Inner {
             let value = record.as_ref().map(Record::encode).transpose()?;
             Ok((key.to_string(), value))
         });
-        let saved = self.file.save_objects(objects).await;
+        let saved = self
+            .file
+            .save_objects(objects, touch.and_then(Touch::to_text))
+            .await;
         if let Err(error) = &saved {
             warn!("{error}");
             let mut state = self.state();
