@@ -71,10 +71,6 @@ impl Control {
                 .await?;
             before = Before::Nowhere;
         }
-        let here = matches!(&before, Before::Here(before) if before.netns == netns);
-        if !here {
-            self.check_no_interface(&netns, spec.ifname()).await?;
-        }
         let observed = Arc::clone(&self.inner.observed.borrow());
         let wired = |id: &str| {
             matches!(
@@ -82,6 +78,12 @@ impl Control {
                 Some(EndpointState::Ready { .. })
             )
         };
+        // A namespace made anew at the same path may have been wired there already.
+        let here = matches!(&before, Before::Here(before) if before.netns == netns
+            || (before.netns.path == netns.path && wired(&id)));
+        if !here {
+            self.check_no_interface(&netns, spec.ifname()).await?;
+        }
         let done = self
             .change(|basis| plan::attach(basis, &spec, netns.clone(), wired))
             .await?;

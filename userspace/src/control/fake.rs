@@ -68,6 +68,8 @@ struct Shared {
     nodes: OrdMap<Word, Arc<Node>>,
     members: Vec<(String, Arc<Pictures>)>,
     away: bool,
+    /// After how many changes more it is away, if that is said.
+    left: Option<usize>,
 }
 
 /// One host's way to what is shared.
@@ -99,9 +101,15 @@ impl Site {
         shared.show(node, &[]);
     }
 
+    /// The store is out of everybody's reach after that many changes.
+    pub(crate) fn set_away_after(&self, changes: usize) {
+        self.0.lock().unwrap().left = Some(changes);
+    }
+
     /// Whether the store is out of everybody's reach.
     pub(crate) fn set_away(&self, away: bool) {
-        self.0.lock().unwrap().away = away;
+        let mut shared = self.0.lock().unwrap();
+        (shared.away, shared.left) = (away, None);
     }
 }
 
@@ -208,7 +216,9 @@ impl Store for Member {
             // Others have their turn, as on the way to a server.
             tokio::task::yield_now().await;
             let mut shared = self.site.0.lock().unwrap();
-            if shared.away && !changes.is_empty() {
+            let is_last = shared.left == Some(0);
+            shared.left = shared.left.map(|left| left.saturating_sub(1));
+            if (shared.away || is_last) && !changes.is_empty() {
                 let (store, reason) = ("etcd".to_owned(), "it is away".to_owned());
                 return Err(StoreError::Unavailable { store, reason }.into());
             }
@@ -245,7 +255,8 @@ impl Store for Member {
 /// The namespace that has interfaces of every name.
 pub(crate) const TAKEN: u64 = 666;
 
-/// A host whose namespaces have their process ID as inode number.
+/// A host whose namespaces have their process ID as inode number, or what is behind
+/// the `@` in their path.
 pub(crate) struct FakeHost;
 
 impl Host for FakeHost {
@@ -255,12 +266,14 @@ impl Host for FakeHost {
 
     fn netns(&self, source: NetnsSource) -> BoxFuture<'_, Result<NetnsRef, Error>> {
         async move {
-            let NetnsSource::Pid(pid) = source else {
-                return Err(Invalid::NetnsOrPid.into());
+            let path = match &source {
+                NetnsSource::Pid(pid) => format!("{}@{pid}", source.path().display()),
+                NetnsSource::Path(path) => path.display().to_string(),
             };
+            let (path, inode) = path.split_once('@').ok_or(Invalid::NetnsOrPid)?;
             Ok(NetnsRef {
-                path: source.path(),
-                inode: pid.into(),
+                path: path.into(),
+                inode: inode.parse().unwrap(),
             })
         }
         .boxed()

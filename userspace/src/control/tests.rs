@@ -137,6 +137,28 @@ async fn attaching_twice_is_one_attachment() {
 }
 
 #[tokio::test]
+async fn a_namespace_made_anew_and_wired_by_itself_is_attached_already() {
+    let control = daemon(&Memory::default(), FakeKernel::default()).await;
+    blue(&control).await;
+    let at = |path: &str| AttachSpec {
+        netns: NetnsSource::Path(path.into()),
+        ..container(1)
+    };
+    let (first, _) = control.attach(at("/run/netns/c@1")).await.unwrap();
+    // Its interface is there, for it was wired as soon as it was there.
+    let anew = at(&format!("/run/netns/c@{TAKEN}"));
+    let (again, created) = control.attach(anew).await.unwrap();
+    assert_eq!(created, Created::Existing);
+    assert_eq!(again.endpoint.ip, first.endpoint.ip);
+    assert_eq!(again.endpoint.netns.inode, TAKEN);
+    control.detach(&again.endpoint.id).await.unwrap();
+    control.attach(at("/run/netns/c@1")).await.unwrap();
+    let elsewhere = at(&format!("/run/netns/d@{TAKEN}"));
+    let error = control.attach(elsewhere).await.unwrap_err();
+    assert_eq!(error.code(), "ifname_in_use");
+}
+
+#[tokio::test]
 async fn a_failed_attach_leaves_nothing() {
     let mut kernel = FakeKernel::default();
     kernel
