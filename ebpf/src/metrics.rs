@@ -10,6 +10,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use vxplane_common::{
     abi::{Counter, DropKey, EndpointDrops, MAX_DROP_KEYS, MAX_ENDPOINTS, NO_SLOT, Traffic},
+    drop::DropReason,
     trace::Step,
     wire::Eth,
 };
@@ -51,6 +52,11 @@ pub(crate) fn dropped(pkt: &Packet, drop: Drop, hook: Hook) {
         trace::step(pkt, Step::Dropped { reason, vni });
         return;
     }
+    // Whose rules forbade it is who would have received it, here too.
+    let hook = match (hook, reason) {
+        (Hook::FromContainer, DropReason::PolicyIngress) => Hook::FromFallback,
+        _ => hook,
+    };
     let endpoint = match hook {
         Hook::FromContainer => endpoint::by_ifindex(pkt.ifindex()).ok().map(|it| it.slot),
         Hook::FromUnderlay | Hook::FromFallback => pkt

@@ -3,10 +3,11 @@
 
 use std::net::Ipv4Addr;
 
+use aya::maps::Array;
 use vxplane_common::{
     abi::{
-        BLOCK_PREFIX, BlockKey, Endpoint, MemberKey, Neighbour, NeighbourKey, RULE_PREFIX_ANY,
-        RULE_PREFIX_PROTOCOL, RuleKey, map,
+        BLOCK_PREFIX, BlockKey, Endpoint, EndpointDrops, MemberKey, Neighbour, NeighbourKey,
+        RULE_PREFIX_ANY, RULE_PREFIX_PROTOCOL, RuleKey, map,
     },
     drop::{
         Direction,
@@ -188,6 +189,38 @@ fn nothing_is_allowed_by_an_empty_rule_set() {
 }
 
 #[test]
+fn whose_policy_forbids_it_has_the_drop() {
+    let bed = Bed::new();
+    let slot = |device| {
+        let endpoint: Option<Endpoint> = bed.programs.get(map::ENDPOINTS, &bed.ifindex(device));
+        endpoint.unwrap().slot
+    };
+    let drops = |device, reason: DropReason| {
+        let slot = slot(device);
+        let programs = bed.programs.lock();
+        let drops = programs.map(map::ENDPOINT_DROPS).unwrap();
+        let drops: Array<_, EndpointDrops> = Array::try_from(drops).unwrap();
+        drops.get(&slot, 0).unwrap().packets[reason as usize]
+    };
+    let direction = || {
+        let drops = bed.programs.counters().drops;
+        let keys: Vec<_> = drops.keys().map(|(.., direction)| *direction).collect();
+        keys
+    };
+    let datagram = udp_from(A_IP, B_IP, (5000, 1));
+    bed.select(Device::B, 0, 9);
+    assert_eq!(bed.send(From::A, TO_B, &datagram), Some(PolicyIngress));
+    assert_eq!(direction(), [Direction::Ingress]);
+    assert_eq!(drops(Device::B, PolicyIngress), 1);
+    assert_eq!(drops(Device::A, PolicyIngress), 0);
+    bed.select(Device::A, 9, 0);
+    assert_eq!(bed.send(From::A, TO_B, &datagram), Some(PolicyEgress));
+    assert_eq!(direction(), [Direction::Egress]);
+    assert_eq!(drops(Device::A, PolicyEgress), 1);
+    assert_eq!(drops(Device::B, PolicyEgress), 0);
+}
+
+#[test]
 fn rules_for_ports() {
     let bed = Bed::new();
     bed.select(Device::B, 0, 9);
@@ -309,7 +342,7 @@ fn each_receiver_of_a_flooded_frame_is_asked_for() {
     };
     assert_eq!(flood(), (true, None));
     bed.select(Device::B, 0, 9);
-    let key = (NET, PolicyIngress, Direction::Egress);
+    let key = (NET, PolicyIngress, Direction::Ingress);
     assert_eq!(flood(), (false, Some(key)));
     bed.allow(9, EVERYONE, Some((UDP, 67, 16)));
     assert_eq!(flood(), (true, None));
