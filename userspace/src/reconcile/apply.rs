@@ -230,6 +230,12 @@ impl Hands<'_> {
                 let inside = self.inside(owner).await?;
                 let removed = inside.netlink.delete_address(*index, *address).await;
                 already(removed, Errno::EADDRNOTAVAIL)?;
+                let endpoint = owner.unwrap_or_default();
+                tracing::info!(
+                    endpoint,
+                    %address,
+                    "an address that is not the endpoint's was removed from its interface"
+                );
             }
         }
         Ok(())
