@@ -153,6 +153,9 @@ fn the_exit_status_tells_refused_from_wrong_usage() -> Result<()> {
     refused(daemon, "network create x --vni blue", 2, "--vni")?;
     refused(daemon, "endpoint attach --network blue", 2, "--netns")?;
     refused(daemon, "no-such-command", 2, "no-such-command")?;
+    refused(daemon, "doctor --xdp fast", 2, "--xdp")?;
+    refused(daemon, "doctor --port 0", 2, "--port")?;
+    refused(daemon, "doctor --store disk", 2, "--store")?;
     a.daemon.stop()?;
     let socket = a.daemon.socket().display().to_string();
     refused(&a.daemon, "network ls", 1, &socket)

@@ -57,7 +57,7 @@ pub(super) struct Attach {
     #[arg(long, value_name = "NAME")]
     ifname: Option<String>,
     /// Its address [default: the one it had before, or the lowest free one]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP[/LEN]")]
     ip: Option<String>,
     /// Its MAC address [default: 02:42 and the address in hex]
     #[arg(long, value_name = "MAC")]

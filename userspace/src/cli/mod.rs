@@ -40,6 +40,9 @@ mod policy;
 mod status;
 mod trace;
 
+/// The exit status for what cannot be meant, which clap has too.
+const WRONG_USAGE: u8 = 2;
+
 /// The heading of the options that every command has.
 const GLOBAL: &str = "Global options";
 
@@ -179,7 +182,10 @@ pub fn main() -> ExitCode {
         }
         Err(error) => {
             complain(&error);
-            ExitCode::FAILURE
+            match error {
+                CliError::Settings(SettingsError::Value { .. }) => ExitCode::from(WRONG_USAGE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -377,6 +383,8 @@ mod tests {
             &["vxplane", "policy", "apply"],
             &["vxplane", "namespace", "label", "shop", "team"],
             &["vxplane", "trace", "--to", "10.50.0.1"],
+            &["vxplane", "trace", "--from", "web", "--to", "db:80"],
+            &["vxplane", "trace", "--from", "web", "--to", ""],
         ] {
             let error = Cli::command().try_get_matches_from(args).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{args:?}");

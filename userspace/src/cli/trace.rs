@@ -1,12 +1,14 @@
 //! `vxplane trace`
 
+use std::net::Ipv4Addr;
+
 use super::{
     CliError,
     client::Client,
     output::{Printer, printable},
 };
 use crate::{
-    control::{Protocol, Trace, Verdict},
+    control::{Protocol, Trace, Verdict, parse_target},
     surfaces::api::TraceRequest,
 };
 
@@ -32,20 +34,10 @@ pub(super) struct Args {
     source: Option<String>,
     /// Whom it is for
     #[arg(long, value_name = "IP[:PORT]", value_parser = parse_target)]
-    to: (String, Option<u16>),
+    to: (Ipv4Addr, Option<u16>),
     /// The protocol [default: tcp with a port, icmp without]
     #[arg(long, value_name = "tcp|udp|icmp", value_parser = parse_protocol)]
     protocol: Option<Protocol>,
-}
-
-fn parse_target(text: &str) -> Result<(String, Option<u16>), String> {
-    let Some((address, port)) = text.split_once(':') else {
-        return Ok((text.to_owned(), None));
-    };
-    match port.parse() {
-        Ok(port) => Ok((address.to_owned(), Some(port))),
-        Err(_) => Err(format!("`{port}` is no port")),
-    }
 }
 
 fn parse_protocol(text: &str) -> Result<Protocol, &'static str> {
@@ -58,6 +50,7 @@ fn parse_protocol(text: &str) -> Result<Protocol, &'static str> {
 /// Asks what becomes of a packet; an error if it is dropped.
 pub(super) async fn run(args: Args, client: &Client, printer: Printer) -> Result<(), CliError> {
     let (to, port) = args.to;
+    let to = to.to_string();
     let request = TraceRequest {
         from: args.from,
         arriving_from: args.arriving_from,
@@ -102,17 +95,6 @@ fn show(trace: &Trace) -> String {
 mod tests {
     use super::*;
     use crate::control::TraceStep;
-
-    #[test]
-    fn targets_have_a_port_or_none() {
-        let target = |text| parse_target(text);
-        assert_eq!(target("10.50.0.1"), Ok(("10.50.0.1".to_owned(), None)));
-        assert_eq!(
-            target("10.50.0.1:80"),
-            Ok(("10.50.0.1".to_owned(), Some(80)))
-        );
-        assert!(target("10.50.0.1:http").is_err() && target("10.50.0.1:65536").is_err());
-    }
 
     #[test]
     fn steps_are_aligned() {

@@ -158,6 +158,33 @@ async fn networks_in_use_name_some_of_those_in_them() {
 }
 
 #[tokio::test]
+async fn what_is_applied_of_many_policies_when_the_store_goes_away_is_told() {
+    let site = Site::default();
+    let (a, _b) = two(&site).await;
+    let document = |number| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+             metadata: {{name: p{number}}}\nspec: {{podSelector: {{}}}}\n"
+        )
+    };
+    let all: Vec<_> = (0..250).map(document).collect();
+    let all = all.join("---\n");
+    site.set_away_after(2);
+    let error = a.apply_policies(all.clone()).await.unwrap_err();
+    assert_eq!(error.code(), "partly_applied");
+    assert!(
+        error.to_string().contains("the first 200 of 250"),
+        "{error}"
+    );
+    assert_eq!(a.policies(None).len(), 200);
+    site.set_away(false);
+    let (applied, created) = a.apply_policies(all).await.unwrap();
+    assert_eq!((applied.len(), created), (250, Created::New));
+    let was_there = |(_, applied): &&(PolicyView, Applied)| *applied == Applied::Unchanged;
+    assert_eq!(applied.iter().filter(was_there).count(), 200);
+}
+
+#[tokio::test]
 async fn a_container_moves_from_a_dead_node_with_its_address() {
     let site = Site::default();
     let (a, b) = two(&site).await;

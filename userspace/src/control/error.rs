@@ -12,7 +12,7 @@ use vxplane_common::{
 };
 
 use super::{
-    plan::{POLICIES_AT_ONCE, POLICIES_MAX, POLICY_BYTES_MAX},
+    plan::{POLICIES_MAX, POLICIES_PER_REQUEST, POLICY_BYTES_MAX},
     spec::{LABELS_BYTES_MAX, LABELS_MAX},
 };
 use crate::{
@@ -86,6 +86,19 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// Of many policies only the first ones could be applied.
+    #[error(
+        "the first {applied} of {of} policies are applied; the others are not, apply all of them \
+         again: {source}"
+    )]
+    Partly {
+        /// How many are applied.
+        applied: usize,
+        /// Of how many.
+        of: usize,
+        /// Why not more.
+        source: Box<Error>,
+    },
     /// A packet could not be traced.
     #[error("the packet cannot be traced: {0}")]
     Probe(#[source] ProbeError),
@@ -134,6 +147,7 @@ impl Error {
             Self::Attach { .. } | Self::Store(_) | Self::Host { .. } | Self::Probe(_) => {
                 Kind::Failed
             }
+            Self::Partly { source, .. } => source.kind(),
             Self::TimedOut { .. } | Self::Behind { .. } => Kind::TimedOut,
             Self::StoreAway(_) | Self::Contended | Self::Stopping => Kind::Unavailable,
         }
@@ -148,6 +162,7 @@ impl Error {
             Self::Attach { .. } => "attach_failed",
             Self::TimedOut { .. } => "timed_out",
             Self::Behind { .. } => "kernel_behind",
+            Self::Partly { .. } => "partly_applied",
             Self::Contended => "contended",
             Self::Store(_) => "store_failed",
             Self::StoreAway(StoreError::Unknown { .. }) => "outcome_unknown",
@@ -257,6 +272,18 @@ pub enum Invalid {
         "{0} cannot be an interface's MAC address: it is a multicast, broadcast or all-zero one; use one whose first octet is even, like 02:…"
     )]
     MacUnusable(MacAddr),
+    /// An address with another prefix length than its network has.
+    #[error("{ip}/{prefix} is not of network {network}: write {ip}, or {ip}/{own}")]
+    Prefix {
+        /// As asked for.
+        ip: Ipv4Addr,
+        /// Likewise.
+        prefix: u8,
+        /// The network's name.
+        network: String,
+        /// Its prefix length.
+        own: u8,
+    },
     /// An address outside the network.
     #[error("{ip} is not in network {network}, which is {subnet}")]
     AddressOutside {
@@ -321,7 +348,7 @@ pub enum Invalid {
     Policy(Flaw),
     /// More policies at once than one transaction takes.
     #[error(
-        "{0} policies at once are too many: apply at most {POLICIES_AT_ONCE} of them in one request"
+        "{0} policies at once are too many: apply at most {POLICIES_PER_REQUEST} of them in one request"
     )]
     TooManyAtOnce(usize),
     /// A policy that is too large to be kept.
@@ -390,9 +417,10 @@ impl Invalid {
             Self::Gateway { .. } => "invalid_gateway",
             Self::Vni(_) => "invalid_vni",
             Self::Mtu(_) | Self::MtuTooLarge { .. } => "invalid_mtu",
-            Self::Address(_) | Self::AddressOutside { .. } | Self::AddressReserved { .. } => {
-                "invalid_ip"
-            }
+            Self::Address(_)
+            | Self::Prefix { .. }
+            | Self::AddressOutside { .. }
+            | Self::AddressReserved { .. } => "invalid_ip",
             Self::Mac(_) | Self::MacUnusable(_) => "invalid_mac",
             Self::NetnsOrPid | Self::Netns { .. } | Self::ProcessGone(_) | Self::NetnsOwn(_) => {
                 "invalid_netns"

@@ -31,7 +31,8 @@ pub use self::{
     plan::{Applied, Created},
     spec::{
         AttachSpec, DEFAULT_IFNAME, DEFAULT_NAMESPACE, EndpointChange, NetnsSource, NetworkSpec,
-        endpoint_id, parse_cidr, parse_ipv4, parse_mac, parse_subnet, parse_vni,
+        endpoint_id, parse_cidr, parse_ipv4, parse_ipv4_in, parse_mac, parse_subnet, parse_target,
+        parse_vni,
     },
     trace::{ArrivalSpec, Protocol, Trace, TraceSpec, TraceStep, Verdict},
     view::{

@@ -6,37 +6,76 @@ use tracing::info;
 
 use super::{
     Control, Created, Error, NamespaceView, PolicyView,
-    plan::{self, Applied, removal},
+    plan::{self, Applied, Basis, removal},
 };
-use crate::policy::read;
+use crate::policy::{
+    document::NetworkPolicy,
+    read::{self, ReadError},
+};
 
 impl Control {
-    /// Has the policies in a text (YAML or JSON) be there as they are, all of them or
-    /// none; waits until they hold, for established connections too. Returns what
-    /// was done to each.
+    /// Has the policies in a text (YAML or JSON) be there as they are; waits until they
+    /// hold, for established connections too. Returns what was done to each. All of
+    /// them or none, unless they are too many for one transaction.
     pub async fn apply_policies(
         &self,
-        text: &str,
+        text: String,
     ) -> Result<(Vec<(PolicyView, Applied)>, Created), Error> {
-        let policies = read::read(text).map_err(super::Invalid::from)?;
-        let policies: Vec<_> = policies.into_iter().map(Arc::new).collect();
-        plan::check_amount(&policies)?;
+        // Megabytes of text are not to keep others waiting.
+        let policies = tokio::task::spawn_blocking(move || read::read(&text)).await;
+        let policies = policies.unwrap_or(Err(ReadError::Nothing));
+        let portions = plan::portions(policies.map_err(super::Invalid::from)?)?;
         self.to_the_end(|control| async move {
-            let done = control
-                .change(|basis| plan::apply_policies(basis, &policies))
-                .await?;
-            for (policy, applied) in policies.iter().zip(&done.value) {
+            let (done, picture, created) = control.store_policies(portions).await?;
+            control.follow(picture, "the policy").await?;
+            let picture = control.picture();
+            let (policies, applied): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+            let views = PolicyView::all(&picture.contents.desired, policies);
+            Ok((views.into_iter().zip(applied).collect(), created))
+        })
+        .await
+    }
+
+    /// Stores policies, a portion at a time. Returns what was done to each, the number
+    /// of the picture that has them, and whether any is new.
+    async fn store_policies(
+        &self,
+        portions: Vec<Vec<Arc<NetworkPolicy>>>,
+    ) -> Result<(Vec<(Arc<NetworkPolicy>, Applied)>, u64, Created), Error> {
+        let all = portions.concat();
+        let picture = self.picture();
+        let basis = Basis {
+            contents: &picture.contents,
+            node: &self.inner.info.node,
+            attempt: 0,
+        };
+        // What can be known before is: that there is room for all.
+        plan::apply_policies(basis, &all)?;
+        let (mut stored, mut created) = (Vec::with_capacity(all.len()), Created::Existing);
+        let mut picture = picture.number;
+        for portion in portions {
+            let done = self.change(|basis| plan::apply_policies(basis, &portion));
+            let done = done.await.map_err(|source| match stored.len() {
+                0 => source,
+                applied => Error::Partly {
+                    applied,
+                    of: all.len(),
+                    source: Box::new(source),
+                },
+            })?;
+            for (policy, applied) in portion.iter().zip(&done.value) {
                 let (namespace, name) = policy.key();
                 if *applied != Applied::Unchanged {
                     info!(namespace, name, ?applied, "policy applied");
                 }
             }
-            control.follow(done.picture, "the policy").await?;
-            let picture = control.picture();
-            let views = PolicyView::all(&picture.contents.desired, policies);
-            Ok((views.into_iter().zip(done.value).collect(), done.created))
-        })
-        .await
+            if done.created == Created::New {
+                created = Created::New;
+            }
+            picture = done.picture;
+            stored.extend(portion.into_iter().zip(done.value));
+        }
+        Ok((stored, picture, created))
     }
 
     /// Removes a policy.

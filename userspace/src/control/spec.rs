@@ -110,6 +110,8 @@ pub struct AttachSpec {
     pub ifname: Option<String>,
     /// Its address; the one it had before or the lowest free one if absent.
     pub ip: Option<Ipv4Addr>,
+    /// The prefix length that was given with the address; it must be the network's.
+    pub prefix: Option<u8>,
     /// Its MAC address; derived from the address if absent.
     pub mac: Option<MacAddr>,
     /// Its tenant; [`DEFAULT_NAMESPACE`] if absent.
@@ -134,6 +136,7 @@ impl AttachSpec {
             name: None,
             ifname: None,
             ip: None,
+            prefix: None,
             mac: None,
             namespace: None,
             labels: None,
@@ -297,6 +300,32 @@ pub fn parse_ipv4(text: &str) -> Result<Ipv4Addr, Invalid> {
     }
 }
 
+/// An IPv4 address as users write it, with a prefix length or without.
+pub fn parse_ipv4_in(text: &str) -> Result<(Ipv4Addr, Option<u8>), Invalid> {
+    match text.parse::<Ipv4Network>() {
+        Ok(network) if text.contains('/') => Ok((network.ip(), Some(network.prefix()))),
+        _ => Ok((parse_ipv4(text)?, None)),
+    }
+}
+
+/// An IPv4 address as users write it, with a port or without.
+pub fn parse_target(text: &str) -> Result<(Ipv4Addr, Option<u16>), Invalid> {
+    match text.split_once(':') {
+        // In an IPv6 address there are more.
+        Some((address, port)) if !port.contains(':') => {
+            let port = port.parse().ok().filter(|port| *port > 0);
+            Ok((parse_ipv4(address)?, Some(port.ok_or(Invalid::TracePort)?)))
+        }
+        _ => {
+            let without_port = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+            Ok((
+                parse_ipv4(without_port.map_or(text, |(address, _)| address))?,
+                None,
+            ))
+        }
+    }
+}
+
 /// A MAC address as users write it.
 pub fn parse_mac(text: &str) -> Result<MacAddr, Invalid> {
     crate::model::parse_mac(text).ok_or_else(|| Invalid::Mac(excerpt(text)))
@@ -390,6 +419,26 @@ pub(super) fn excerpt(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn targets_have_a_port_or_none() {
+        let address = Ipv4Addr::new(10, 50, 0, 1);
+        assert_eq!(parse_target("10.50.0.1"), Ok((address, None)));
+        assert_eq!(parse_target("10.50.0.1:80"), Ok((address, Some(80))));
+        for text in [
+            "",
+            "web:80",
+            "10.50.0.1:http",
+            "10.50.0.1:65536",
+            "10.50.0.1:0",
+        ] {
+            assert!(parse_target(text).is_err(), "{text}");
+        }
+        for text in ["fd00::1", "[fd00::1]:80"] {
+            let error = parse_target(text).unwrap_err();
+            assert!(matches!(error, Invalid::Ipv6(_)), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn host_bits_are_refused_with_the_subnet_that_was_meant() {

@@ -16,7 +16,7 @@ use super::{Basis, Plan, find_network, identities};
 use crate::{
     control::{
         census::{self, Census, Occupant},
-        error::{Conflict, Error, NotFound},
+        error::{Conflict, Error, Invalid, NotFound},
         ipam,
         spec::{AttachSpec, DEFAULT_NAMESPACE, EndpointChange, check_ports, endpoint_id},
     },
@@ -42,6 +42,7 @@ pub(crate) fn attach(
 ) -> Result<Plan<Endpoint>, Error> {
     spec.check()?;
     let network = find_network(basis, &spec.network)?;
+    check_prefix(spec, network)?;
     let container_id = container_id(basis, spec, &netns);
     let id = endpoint_id(&container_id, spec.ifname());
     check_ifname_free(basis, &id, spec, &netns, wired)?;
@@ -58,6 +59,23 @@ pub(crate) fn attach(
     };
     let changes = identities::put(basis, &mut endpoint, spec.exposed.clone())?;
     Ok(Plan::new(endpoint, changes))
+}
+
+/// Refuses an address with another prefix length than it will have.
+fn check_prefix(spec: &AttachSpec, network: &Network) -> Result<(), Invalid> {
+    let own = network.subnet.prefix();
+    match (spec.ip, spec.prefix) {
+        (Some(ip), Some(prefix)) if prefix != own => {
+            let network = network.name.clone();
+            Err(Invalid::Prefix {
+                ip,
+                prefix,
+                network,
+                own,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A new endpoint, with an address and a MAC address that nobody has.

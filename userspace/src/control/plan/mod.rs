@@ -8,8 +8,8 @@ pub(super) use self::{
     nodes::remove_node,
     peers::{add_peer, remove_peer},
     policies::{
-        POLICIES_AT_ONCE, POLICIES_MAX, POLICY_BYTES_MAX, apply_policies, check_amount,
-        label_namespace, remove_policy,
+        POLICIES_MAX, POLICIES_PER_REQUEST, POLICY_BYTES_MAX, apply_policies, label_namespace,
+        portions, remove_policy,
     },
 };
 use super::error::NotFound;

@@ -15,11 +15,13 @@ use crate::{
 
 /// The most policies there can be.
 pub(in crate::control) const POLICIES_MAX: usize = 10_000;
-/// The most policies in one request, which is one transaction: stores bound those.
-pub(in crate::control) const POLICIES_AT_ONCE: usize = 100;
+/// The most policies in one request.
+pub(in crate::control) const POLICIES_PER_REQUEST: usize = 5_000;
+/// The most policies in one transaction: stores bound those.
+const POLICIES_AT_ONCE: usize = 100;
 /// The most bytes of a policy as JSON.
 pub(in crate::control) const POLICY_BYTES_MAX: usize = 256 * 1024;
-/// The most bytes of all policies of one request: stores bound transactions.
+/// The most bytes of all policies of one transaction.
 const BYTES_AT_ONCE: usize = 1024 * 1024;
 /// The most namespaces that can have labels.
 const NAMESPACES_MAX: usize = 10_000;
@@ -67,23 +69,34 @@ pub(crate) fn apply_policies(
     })
 }
 
-/// Refuses policies that no store could take, whatever is in it.
-pub(crate) fn check_amount(policies: &[Arc<NetworkPolicy>]) -> Result<(), Invalid> {
-    if policies.len() > POLICIES_AT_ONCE {
+/// The policies as the transactions that store them, one in most cases. Refuses those
+/// that no store could take, whatever is in it.
+pub(crate) fn portions(
+    policies: Vec<NetworkPolicy>,
+) -> Result<Vec<Vec<Arc<NetworkPolicy>>>, Invalid> {
+    if policies.len() > POLICIES_PER_REQUEST {
         return Err(Invalid::TooManyAtOnce(policies.len()));
     }
-    let mut all = 0;
+    let mut portions = Vec::new();
+    let mut portion = Vec::new();
+    let mut in_portion = 0;
     for policy in policies {
         // It came as text, so it is one; were it not, the store says so.
-        let bytes = serde_json::to_vec(policy).map_or(0, |json| json.len());
-        all += bytes;
-        if bytes > POLICY_BYTES_MAX || all > BYTES_AT_ONCE {
+        let bytes = serde_json::to_vec(&policy).map_or(0, |json| json.len());
+        if bytes > POLICY_BYTES_MAX {
             let (namespace, name) = policy.key();
             let name = format!("{namespace}/{name}");
             return Err(Invalid::PolicyTooLarge { name, bytes });
         }
+        if portion.len() == POLICIES_AT_ONCE || in_portion + bytes > BYTES_AT_ONCE {
+            portions.push(std::mem::take(&mut portion));
+            in_portion = 0;
+        }
+        in_portion += bytes;
+        portion.push(Arc::new(policy));
     }
-    Ok(())
+    portions.push(portion);
+    Ok(portions)
 }
 
 /// Removes a policy.

@@ -9,11 +9,14 @@ use axum::{
 };
 use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem::Problem;
 
 /// The largest body taken, in bytes.
 pub(super) const LIMIT: usize = 1024 * 1024;
+/// The largest one that is text: many documents.
+pub(super) const TEXT_LIMIT: usize = 16 * 1024 * 1024;
 /// How long a client may take to send a body.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,19 +31,27 @@ where
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        parse(&bytes(request).await?).map(Self)
+        parse(&bytes(request, LIMIT).await?).map(Self)
     }
 }
 
-/// A request body that is text.
-pub(super) struct Text(pub(super) String);
+/// How many bodies of that size there may be at once; others wait.
+static TEXTS: Semaphore = Semaphore::const_new(8);
+
+/// A request body that is text, and its place among those.
+pub(super) struct Text(
+    pub(super) String,
+    pub(super) Option<SemaphorePermit<'static>>,
+);
 
 impl<S: Sync> FromRequest<S> for Text {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        String::from_utf8(bytes(request).await?.into())
-            .map(Self)
+        // Nobody closes the semaphore.
+        let place = TEXTS.acquire().await.ok();
+        String::from_utf8(bytes(request, TEXT_LIMIT).await?.into())
+            .map(|text| Self(text, place))
             .map_err(|error| {
                 let detail = format!("the request body is not UTF-8: {error}");
                 Problem::new(StatusCode::BAD_REQUEST, "body_unreadable", detail)
@@ -48,8 +59,8 @@ impl<S: Sync> FromRequest<S> for Text {
     }
 }
 
-async fn bytes(request: Request) -> Result<Bytes, Problem> {
-    let read = to_bytes(request.into_body(), LIMIT);
+async fn bytes(request: Request, limit: usize) -> Result<Bytes, Problem> {
+    let read = to_bytes(request.into_body(), limit);
     let Ok(read) = tokio::time::timeout(PATIENCE, read).await else {
         let seconds = PATIENCE.as_secs();
         let detail = format!("the request body did not arrive within {seconds} s");
@@ -64,7 +75,7 @@ async fn bytes(request: Request) -> Result<Bytes, Problem> {
             .source()
             .is_some_and(<dyn Error>::is::<LengthLimitError>)
         {
-            let detail = format!("the request body is larger than {LIMIT} bytes");
+            let detail = format!("the request body is larger than {limit} bytes");
             return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
         }
         let detail = format!("the request body could not be read: {error}");
@@ -79,6 +90,14 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         return refuse(
             "invalid_json",
             "the request body is empty: send a JSON object".to_owned(),
+        );
+    }
+    // Every body is an object. Without this an array of an object's values in their
+    // order would do for it.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return refuse(
+            "invalid_body",
+            "the request body is not as expected: send a JSON object, not an array".to_owned(),
         );
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     control::{
         AttachSpec, Control, EndpointFilter, EndpointView, Invalid, ListedEndpoint, NetnsSource,
-        OtherEndpointView, State as Standing, parse_ipv4, parse_mac,
+        OtherEndpointView, State as Standing, parse_ipv4_in, parse_mac,
     },
     model::Limits,
     policy::explain::Effective,
@@ -50,7 +50,8 @@ pub struct EndpointRequest {
     /// The interface inside the container; `eth0` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ifname: Option<String>,
-    /// Its address; the one it had before or the lowest free one if absent.
+    /// Its address, also with the network's prefix length; the one it had before or the
+    /// lowest free one if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "10.50.0.11")]
     pub ip: Option<String>,
@@ -114,13 +115,15 @@ impl TryFrom<EndpointRequest> for AttachSpec {
             }
             _ => return Err(Invalid::NetnsOrPid),
         };
+        let address = request.ip.as_deref().map(parse_ipv4_in).transpose()?;
         Ok(Self {
             network: request.network,
             netns,
             container_id: request.container_id,
             name: request.name,
             ifname: request.ifname,
-            ip: request.ip.as_deref().map(parse_ipv4).transpose()?,
+            ip: address.map(|(ip, _)| ip),
+            prefix: address.and_then(|(_, prefix)| prefix),
             mac: request.mac.as_deref().map(parse_mac).transpose()?,
             namespace: request.namespace,
             labels: request.labels,

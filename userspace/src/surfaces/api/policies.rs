@@ -147,8 +147,12 @@ pub(super) async fn list(
     Json(policies.into_iter().map(PolicyDto::from).collect())
 }
 
-/// Has policies be there as they are, all of them or none: one or several documents
-/// (`---`, `kind: List`), YAML or JSON. Answers when they hold.
+/// Has policies be there as they are: one or several documents (`---`, `kind: List`),
+/// YAML or JSON, no more than 5,000 of them and 16 MiB. Answers when they hold.
+///
+/// If any is wrong, none is applied. Up to 100 (1 MiB as JSON) are one transaction, all
+/// or none. More are stored in portions of that size: where one fails, the problem
+/// `partly_applied` says how many hold, and all can be applied again.
 #[utoipa::path(
     post, path = "/v1/policies", tag = "policies", operation_id = "apply_policies",
     request_body(content(
@@ -172,9 +176,9 @@ pub(super) async fn list(
 )]
 pub(super) async fn apply(
     State(control): State<Control>,
-    Text(text): Text,
+    Text(text, _place): Text,
 ) -> Result<Response, Problem> {
-    let (policies, created) = control.apply_policies(&text).await?;
+    let (policies, created) = control.apply_policies(text).await?;
     let policies = policies.into_iter().map(|(view, applied)| {
         let mut policy = PolicyDto::from(view);
         policy.status.get_or_insert_default().applied = Some(applied.into());

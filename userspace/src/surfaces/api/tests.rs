@@ -123,7 +123,7 @@ async fn bodies_that_cannot_be_meant_are_refused_with_the_reason() {
         ("{", "invalid_json", "EOF"),
         ("{} {}", "invalid_body", "missing field `name`"),
         (r#"{"name":"a"} x"#, "invalid_json", "trailing"),
-        ("[]", "invalid_body", "invalid"),
+        ("[]", "invalid_body", "not an array"),
         ("null", "invalid_body", "null"),
         (
             r#"{"name":"a","colour":1}"#,
@@ -151,6 +151,11 @@ async fn bodies_that_cannot_be_meant_are_refused_with_the_reason() {
             "99999999999",
         ),
         (r#"{"name":"a","mtu":1451}"#, "invalid_mtu", "at most 1450"),
+        (
+            r#" ["a",null,null,null,null,null]"#,
+            "invalid_body",
+            "not an array",
+        ),
         (r#"{"name":"a b"}"#, "invalid_name", "`a b`"),
         (
             r#"{"name":"a","subnet":"10.50.0.7/24"}"#,
@@ -207,8 +212,20 @@ async fn endpoints_are_attached_shown_and_detached() {
     });
     let (status, made) = call(&api, Method::POST, "/v1/endpoints", body.clone()).await;
     assert_eq!(status, StatusCode::CREATED, "{made}");
-    let (status, same) = call(&api, Method::POST, "/v1/endpoints", body).await;
+    let (status, same) = call(&api, Method::POST, "/v1/endpoints", body.clone()).await;
     assert_eq!((status, &same), (StatusCode::OK, &made));
+    // What is shown can be asked for.
+    let mut shown = body;
+    shown["ip"] = made["ip"].clone();
+    let (status, same) = call(&api, Method::POST, "/v1/endpoints", shown.clone()).await;
+    assert_eq!((status, &same), (StatusCode::OK, &made));
+    shown["ip"] = json!("10.9.0.11/16");
+    let (status, problem) = call(&api, Method::POST, "/v1/endpoints", shown).await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (400, &json!("invalid_ip"))
+    );
+    assert!(problem["detail"].as_str().unwrap().contains("10.9.0.11/24"));
     for (key, value) in [
         ("name", json!("web")),
         ("ip", json!("10.9.0.11/24")),
@@ -469,14 +486,14 @@ async fn of_several_policies_none_is_applied_if_one_is_refused() {
         "spec": { "podSelector": {}, "ingress": [{ "form": [] }] },
     });
     let both = format!("{}\n---\n{wrong}", closed("web", "web"));
-    let many = (0..101).map(|number| closed(&format!("p{number}"), "x").to_string());
+    let many = (0..5001).map(|number| closed(&format!("p{number}"), "x").to_string());
     let many = many.collect::<Vec<_>>().join("\n---\n");
     for (body, code, fragment) in [
         (both, "invalid_policy", "document 2, spec.ingress[0].form"),
         ("{".to_owned(), "invalid_policy", "neither YAML nor JSON"),
         (String::new(), "invalid_policy", "no NetworkPolicy"),
         ("kind: Pod".to_owned(), "invalid_policy", "kind"),
-        (many, "too_many_documents", "at most 100"),
+        (many, "too_many_documents", "at most 5000"),
     ] {
         let (status, problem) = read(send(&api, Method::POST, "/v1/policies", body).await).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{problem}");
@@ -486,6 +503,26 @@ async fn of_several_policies_none_is_applied_if_one_is_refused() {
     }
     let (_, all) = call(&api, Method::GET, "/v1/policies", Value::Null).await;
     assert_eq!(all, json!([]));
+}
+
+#[tokio::test]
+async fn more_policies_than_one_transaction_takes_are_applied_all_the_same() {
+    let api = api().await;
+    let many = |count| {
+        let documents = (0..count).map(|number| closed(&format!("p{number}"), "x").to_string());
+        documents.collect::<Vec<_>>().join("\n---\n")
+    };
+    for (count, expected) in [(250, StatusCode::CREATED), (250, StatusCode::OK)] {
+        let answer = send(&api, Method::POST, "/v1/policies", many(count)).await;
+        let (status, all) = read(answer).await;
+        assert_eq!((status, all.as_array().unwrap().len()), (expected, count));
+    }
+    // What is wrong at the very end is found before anything is stored.
+    let wrong = format!("{}\n---\nkind: Pod", many(300));
+    let (status, _) = read(send(&api, Method::POST, "/v1/policies", wrong).await).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let (_, all) = call(&api, Method::GET, "/v1/policies", Value::Null).await;
+    assert_eq!(all.as_array().unwrap().len(), 250);
 }
 
 #[tokio::test]

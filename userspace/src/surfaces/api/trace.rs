@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Problem, ProblemDto, body::Strict};
-use crate::control::{ArrivalSpec, Control, Protocol, Trace, TraceSpec, parse_ipv4};
+use crate::control::{ArrivalSpec, Control, Protocol, Trace, TraceSpec, parse_ipv4, parse_target};
 
 /// A packet to be traced: `from` an endpoint, or `arriving_from` a VTEP
 /// with `network` and `source`.
@@ -25,10 +25,10 @@ pub struct TraceRequest {
     /// The address in that network that sends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// Whom it is for.
+    /// Whom it is for: an address, or one with a port, as in `10.50.0.12:80`.
     #[schema(example = "10.50.0.12")]
     pub to: String,
-    /// To which port.
+    /// To which port, if `to` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// TCP if there is a port, ICMP otherwise.
@@ -53,8 +53,13 @@ pub(super) async fn trace(
     State(control): State<Control>,
     Strict(request): Strict<TraceRequest>,
 ) -> Result<Json<Trace>, Problem> {
-    let to = parse_ipv4(&request.to)?;
-    let (port, protocol) = (request.port, request.protocol);
+    let (to, port) = parse_target(&request.to)?;
+    if port.is_some() && request.port.is_some() {
+        let detail = "give the port in `to` or in `port`, not in both";
+        let code = "invalid_port";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, code, detail));
+    }
+    let (port, protocol) = (port.or(request.port), request.protocol);
     let (arriving_from, network, source) = (request.arriving_from, request.network, request.source);
     let trace = match (request.from, arriving_from, network, source) {
         (Some(from), None, None, None) => {
