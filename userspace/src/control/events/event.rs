@@ -3,6 +3,10 @@
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime as _, SystemTime},
+};
 use utoipa::ToSchema;
 
 /// What sort of thing happened. Programs go by these words.
@@ -67,6 +71,10 @@ pub struct Event {
     /// What sort of thing.
     #[serde(rename = "type")]
     pub kind: EventType,
+    /// When it was told, by this host's clock: RFC 3339, UTC.
+    #[serde(default)]
+    #[schema(example = "2026-05-31T12:00:00.000000Z")]
+    pub time: String,
     /// The same for people, without the endpoint's name.
     pub text: String,
     /// The endpoint that it is about. Of a packet: the one of this host that sent
@@ -92,6 +100,10 @@ pub struct Event {
     /// The policy, as namespace/name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
+    /// Of a drop by policy: the policies that select the endpoint, of which none allows
+    /// the packet; no more than 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
     /// Why, in a word for programs: of a drop the reason that `/metrics` has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -111,6 +123,7 @@ impl Event {
     pub fn new(kind: EventType, text: impl Into<String>) -> Self {
         Self {
             kind,
+            time: now(),
             text: text.into(),
             endpoint: None,
             network: None,
@@ -119,6 +132,7 @@ impl Event {
             vtep: None,
             mac: None,
             policy: None,
+            policies: Vec::new(),
             reason: None,
             direction: None,
             packet: None,
@@ -135,12 +149,22 @@ impl Event {
     }
 }
 
+/// Now, for whoever compares with other records. Nothing goes by it: the clock may
+/// jump.
+fn now() -> String {
+    let mut text = String::new();
+    // Strings take whatever is written.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
 /// An endpoint, as far as people and programs need it to find it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndpointRef {
     /// Its ID.
     pub id: String,
     /// Its container's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Its address.
     #[schema(value_type = String)]
@@ -165,20 +189,25 @@ pub struct PacketRef {
     pub source: Party,
     /// Who it is for.
     pub destination: Party,
-    /// Its length as the programs met it; 0 where that is not told.
-    pub bytes: u32,
+    /// Its length as the programs met it; not of a flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u32>,
 }
 
 /// One end of a packet's way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Party {
-    /// Its MAC address.
-    pub mac: String,
+    /// Its MAC address; not of a flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// Its IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub ip: Option<Ipv4Addr>,
     /// Its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Who has that address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<EndpointRef>,
 }

@@ -3,14 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::event::{EndpointRef, Event, EventType, PacketRef, Party};
 use crate::{
     control::controller::Observed,
     model::{Desired, Endpoint, EndpointRecord, Identity},
-    policy::{compile::Verdicts, document::PolicyType},
+    policy::{compile::Verdicts, document::PolicyType, select::selects},
     store::Picture,
 };
 use vxplane_common::{
@@ -23,6 +23,11 @@ use vxplane_common::{
     wire::{ethertype, protocol},
 };
 
+/// The most policies that are named where there are many.
+const NAMED: usize = 16;
+
+type Selecting = HashMap<(u32, &'static str), Arc<[String]>>;
+
 /// Who has which number in one picture.
 #[derive(Debug)]
 pub(in crate::control) struct Names {
@@ -31,6 +36,8 @@ pub(in crate::control) struct Names {
     addresses: HashMap<(u32, Ipv4Addr), EndpointRef>,
     picture: Arc<Picture>,
     verdicts: Arc<BTreeMap<Identity, Verdicts>>,
+    /// The policies that select an identity, by its number and the direction.
+    selecting: Mutex<Selecting>,
 }
 
 impl Names {
@@ -59,6 +66,7 @@ impl Names {
             addresses,
             picture,
             verdicts: Arc::clone(&observed.report.verdicts),
+            selecting: Mutex::default(),
         }
     }
 
@@ -98,7 +106,10 @@ impl Names {
         let label = endpoint.map_or("the endpoint", EndpointRef::label);
         match rule {
             0 => format!("no policy selects {label} for {way}: everything is allowed"),
-            FORBIDDEN => format!("policies select {label} for {way}, and none allows this"),
+            FORBIDDEN => {
+                let selecting = endpoint.map(|it| self.selecting(it, direction));
+                refusal(label, direction, &selecting.unwrap_or_default())
+            }
             rule => match endpoint.and_then(|it| self.document(&it.id, direction, rule)) {
                 Some(document) => format!("allowed for {label} by {document}"),
                 None => format!("allowed for {label} by its {way} rule {rule}"),
@@ -142,6 +153,47 @@ impl Names {
 
     fn desired(&self) -> &Desired {
         &self.picture.contents.desired
+    }
+
+    /// The policies that select an endpoint of this host for a direction.
+    fn selecting(&self, endpoint: &EndpointRef, direction: PolicyType) -> Arc<[String]> {
+        let desired = &self.picture.contents.desired;
+        let Some(number) = desired.endpoints.get(&endpoint.id).map(|it| it.identity) else {
+            return Arc::default();
+        };
+        let mut known = self
+            .selecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let names = known.entry((number, way(direction))).or_insert_with(|| {
+            let Some(identity) = desired.identities.get(&number) else {
+                return Arc::default();
+            };
+            let home = &identity.namespace;
+            let policies = desired.policies.range((home.clone(), String::new())..);
+            let policies = policies.take_while(|((namespace, _), _)| namespace == home);
+            let selecting = policies.filter(|(_, policy)| selects(policy, identity, direction));
+            selecting
+                .map(|((namespace, name), _)| format!("{namespace}/{name}"))
+                .collect()
+        });
+        Arc::clone(names)
+    }
+
+    /// The policies that forbade a packet, and that in words. A reply has the fate of
+    /// what it answers, so its sender may be the one who was not to be reached.
+    fn refused(&self, notice: &Notice, reason: DropReason) -> Option<(Arc<[String]>, String)> {
+        let (direction, ends) = match reason {
+            DropReason::PolicyIngress => (PolicyType::Ingress, [notice.dst, notice.src]),
+            DropReason::PolicyEgress => (PolicyType::Egress, [notice.src, notice.dst]),
+            _ => return None,
+        };
+        ends.into_iter().find_map(|ip| {
+            let endpoint = self.address(notice.vni, ip.into())?;
+            let selecting = self.selecting(endpoint, direction);
+            let text = refusal(endpoint.label(), direction, &selecting);
+            (!selecting.is_empty()).then_some((selecting, text))
+        })
     }
 
     /// The document that has a rule of an endpoint of this host.
@@ -189,29 +241,30 @@ impl Names {
             protocol: protocol_name(notice),
             source: self.party(notice, notice.src_mac, notice.src, notice.src_port),
             destination: self.party(notice, notice.dst_mac, notice.dst, notice.dst_port),
-            bytes: notice.len,
+            bytes: (notice.len != 0).then_some(notice.len),
         };
         let direction = Direction::from_u8(notice.direction);
         let vtep = Some(Ipv4Addr::from(notice.vtep)).filter(|vtep| !vtep.is_unspecified());
-        let (kind, what, reason) = if notice.kind == NOTICE_DROP {
-            let reason = DropReason::from_u8(notice.reason);
-            let text = reason.map_or("it was dropped", DropReason::text);
-            (
-                EventType::Drop,
-                text.to_owned(),
-                reason.map(DropReason::name),
-            )
+        let is_drop = notice.kind == NOTICE_DROP;
+        let reason = DropReason::from_u8(notice.reason).filter(|_| is_drop);
+        let refused = reason.and_then(|reason| self.refused(notice, reason));
+        let (policies, refusal) = refused.unzip();
+        let (kind, what) = if is_drop {
+            let text = || reason.map_or("it was dropped", DropReason::text).to_owned();
+            (EventType::Drop, refusal.unwrap_or_else(text))
         } else {
             let rule = self.deciding_rule(notice);
-            (EventType::Flow, format!("a new flow, {rule}"), None)
+            (EventType::Flow, format!("a new flow, {rule}"))
         };
+        let policies = policies.unwrap_or_default();
         let from = vtep.map_or(String::new(), |vtep| format!(" from VTEP {vtep}"));
         Event {
             endpoint: self.slots.get(&notice.slot).cloned(),
             network: self.networks.get(&notice.vni).cloned(),
             vni: (notice.vni != 0).then_some(notice.vni),
             vtep,
-            reason: reason.map(str::to_owned),
+            policies: policies.iter().take(NAMED).cloned().collect(),
+            reason: reason.map(|reason| reason.name().to_owned()),
             direction: direction.map(|direction| direction.name().to_owned()),
             ..Event::new(kind, format!("{}{from}: {what}", describe(&packet)))
         }
@@ -246,7 +299,7 @@ impl Names {
         let ip = Some(Ipv4Addr::from(ip)).filter(|ip| !ip.is_unspecified());
         let port = u16::from_be_bytes(port);
         Party {
-            mac: mac.to_string(),
+            mac: (mac != MacAddr::default()).then(|| mac.to_string()),
             endpoint: ip.and_then(|ip| self.addresses.get(&(notice.vni, ip)).cloned()),
             ip,
             port: (port != 0).then_some(port),
@@ -281,6 +334,22 @@ pub(super) fn other(record: &EndpointRecord) -> EndpointRef {
     }
 }
 
+/// That none of the policies that select an endpoint allows something.
+fn refusal(label: &str, direction: PolicyType, selecting: &[String]) -> String {
+    let way = way(direction);
+    let names = selecting.iter().take(NAMED).map(String::as_str);
+    let names = names.collect::<Vec<_>>().join(", ");
+    let more = match selecting.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let none = match selecting {
+        [] => "none".to_owned(),
+        _ => format!("none of {names}{more}"),
+    };
+    format!("policies select {label} for {way}, and {none} allows this")
+}
+
 fn way(direction: PolicyType) -> &'static str {
     match direction {
         PolicyType::Ingress => Direction::Ingress.name(),
@@ -309,7 +378,7 @@ fn describe(packet: &PacketRef) -> String {
         let address = match (party.ip, party.port) {
             (Some(ip), Some(port)) => format!("{ip}:{port}"),
             (Some(ip), None) => ip.to_string(),
-            (None, _) => party.mac.clone(),
+            (None, _) => party.mac.clone().unwrap_or_else(|| "?".to_owned()),
         };
         match &party.endpoint {
             Some(endpoint) => format!("{} ({address})", endpoint.label()),
@@ -321,8 +390,8 @@ fn describe(packet: &PacketRef) -> String {
         protocol, bytes, ..
     } = packet;
     let length = match bytes {
-        0 => String::new(),
-        bytes => format!(", {bytes} bytes"),
+        None => String::new(),
+        Some(bytes) => format!(", {bytes} bytes"),
     };
     format!("{protocol} {source} → {destination}{length}")
 }
