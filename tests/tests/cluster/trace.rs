@@ -7,7 +7,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::room::{Machine, Room};
+use crate::room::{Machine, Room, eventually};
 
 fn trace(machine: &Machine, from: &str, to: std::net::Ipv4Addr) -> Result<Value> {
     let request = json!({ "from": from, "to": to.to_string(), "port": 80 });
@@ -25,7 +25,7 @@ fn stages(trace: &Value) -> Vec<(String, String)> {
 
 #[test]
 fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
-    let room = Room::new(&["a", "b"])?;
+    let mut room = Room::new(&["a", "b"])?;
     let [a, b] = &room.hosts[..] else {
         unreachable!()
     };
@@ -81,6 +81,20 @@ fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
         silent["verdict"] == "sent" && last.contains("node b did not say within 2 s"),
         "{silent:#}"
     );
+    // And one that is down.
+    room.hosts[1].daemon.kill()?;
+    let a = &room.hosts[0];
+    let mut lost = Value::Null;
+    eventually("the trace says that its node is down", || {
+        lost = trace(a, "web", db.ip)?;
+        let mut steps = lost["steps"].as_array().into_iter().flatten();
+        Ok(steps.any(|step| {
+            let text = step["text"].as_str().unwrap_or_default();
+            text.contains("on node b, which is down")
+        }))
+    })?;
+    let advice = lost["advice"].as_str().unwrap_or_default();
+    ensure!(advice.contains("vxplane node rm b"), "{lost:#}");
     Ok(())
 }
 

@@ -163,7 +163,7 @@ fn what_cannot_be_traced_is_refused() -> Result<()> {
             "ICMP has none",
         ),
         ("--from web --to 10.50.0.12 --protocol tcp", 1, "port"),
-        ("--from web --to ten", 1, "ten"),
+        ("--from web --to ten", 2, "ten"),
         ("--from web --to 10.50.0.12:http", 2, "http"),
         ("--to 10.50.0.12", 2, "--from"),
         ("--arriving-from 10.99.0.12 --to 10.50.0.12", 2, "--network"),
@@ -212,6 +212,11 @@ fn the_document_that_decides_is_named() -> Result<()> {
         "{:#}",
         denied.0
     );
+    let text = denied.0["steps"][4]["text"].as_str().unwrap_or_default();
+    ensure!(
+        text == "policies select db for ingress, and none of default/nobody allows this",
+        "{text}"
+    );
     // As it says.
     let advised: Value = serde_json::from_str(advised.unwrap_or_default())?;
     let applied = a.daemon.api("POST", "/v1/policies", Some(&advised))?;
@@ -242,6 +247,9 @@ fn the_document_that_decides_is_named() -> Result<()> {
         "{:#}",
         allowed.0
     );
+    let all = trace(&a, "--from web --to 10.50.0.255")?;
+    let text = all.0["steps"][0]["text"].as_str().unwrap_or_default();
+    ensure!(text.contains("ff:ff:ff:ff:ff:ff"), "{:#}", all.0);
     must_be(
         &trace(&a, "--from web --to 10.50.0.12:81")?,
         "dropped",

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use vxplane_common::{trace::Step, types::MacAddr};
+use vxplane_common::{drop::DropReason, trace::Step, types::MacAddr};
 
 pub use self::report::{ArrivalSpec, Protocol, Trace, TraceSpec, TraceStep, Verdict};
 use self::{packet::Packet, words::Words};
@@ -36,7 +36,7 @@ enum End {
     /// To whoever may have it, or into the kernel.
     Somewhere,
     /// No further.
-    Dropped(vxplane_common::drop::DropReason),
+    Dropped(DropReason),
 }
 
 impl End {
@@ -76,6 +76,12 @@ impl Here {
     fn network(&self, packet: &Packet) -> Option<&Network> {
         let mut networks = self.picture.contents.desired.networks.values();
         networks.find(|network| network.vni.get() == packet.vni)
+    }
+
+    /// Whether the packet is for the broadcast address of its network.
+    fn is_broadcast(&self, packet: &Packet) -> bool {
+        let network = self.network(packet);
+        network.is_some_and(|network| network.subnet.broadcast() == packet.destination)
     }
 
     fn words<'a>(&'a self, packet: &'a Packet, arrived_from: Option<Ipv4Addr>) -> Words<'a> {
@@ -223,12 +229,17 @@ impl Control {
                 .mac(vni, ip)
                 .unwrap_or(MacAddr::from_ipv4(ip.octets()))
         };
+        let destination_mac = if spec.to == network.subnet.broadcast() {
+            packet::BROADCAST
+        } else {
+            mac(spec.to).0
+        };
         let packet = Packet {
             vni,
             source: spec.source,
             source_mac: mac(spec.source).0,
             destination: spec.to,
-            destination_mac: mac(spec.to).0,
+            destination_mac,
             protocol,
             port,
         };
@@ -254,6 +265,12 @@ impl Control {
         packet: &mut Packet,
         trace: &mut Trace,
     ) -> Result<(), Error> {
+        if here.is_broadcast(packet) {
+            packet.destination_mac = packet::BROADCAST;
+            let text = "the broadcast address, to ff:ff:ff:ff:ff:ff: nobody is asked for it";
+            trace.steps.push(here.step(("note", text.to_owned())));
+            return Ok(());
+        }
         let question = frames::arp_request(packet.source(), packet.destination);
         let traced = self.probe(from, question).await?;
         if let Some(mac) = frames::arp_answer(&traced.packet) {
@@ -311,12 +328,16 @@ impl Control {
                     Step::CopyThere { vtep } => onward(Ipv4Addr::from(*vtep)),
                     _ => None,
                 });
-                trace.advice = asked.map(|onward| here.ask_there(&onward));
+                let asked = asked.map(|onward| here.ask_there(&onward));
+                trace.advice = words.revival().or(asked);
             }
             End::Dropped(reason) => {
                 trace.verdict = Verdict::Dropped;
                 trace.reason = Some(reason.name().to_owned());
-                trace.advice = words.advice(reason);
+                trace.advice = match reason {
+                    DropReason::NoDestination => words.revival().or_else(|| words.advice(reason)),
+                    _ => words.advice(reason),
+                };
             }
             End::There(vtep) => {
                 trace.verdict = Verdict::Sent;

@@ -18,6 +18,9 @@ use crate::{
 /// good (RFC 6335).
 const SOURCE_PORT: u16 = 49152;
 
+/// The MAC address of everybody.
+pub(super) const BROADCAST: [u8; 6] = [0xff; 6];
+
 /// The first packet of a flow. Hosts tell each other of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +36,11 @@ pub(super) struct Packet {
 }
 
 impl Packet {
+    /// Whether it is for everybody in its network.
+    pub(super) fn is_broadcast(&self) -> bool {
+        self.destination_mac == BROADCAST
+    }
+
     pub(super) fn source(&self) -> Station {
         Station {
             ip: self.source,

@@ -6,7 +6,7 @@ use vxplane_common::{drop::DropReason, trace::Step};
 
 use super::{packet::Packet, remedy::remedy};
 use crate::{
-    control::events::names::Names,
+    control::{EndpointRef, census, events::names::Names},
     model::{Desired, Network},
     policy::document::PolicyType,
     reconcile::Underlay,
@@ -40,11 +40,7 @@ impl Words<'_> {
                 "arp",
                 "answered here, as the control plane knows".to_owned(),
             ),
-            Step::ArpUnknown => {
-                let ip = self.packet.destination;
-                let text = format!("the control plane does not know who has {ip} in {network}");
-                ("arp", text)
-            }
+            Step::ArpUnknown => ("arp", self.unanswered()),
             Step::Readdressed => {
                 let text = "nobody has its MAC address; it gets that of who has its IP address";
                 ("fdb", text.to_owned())
@@ -62,10 +58,7 @@ impl Words<'_> {
                 let text = format!("to {} by the kernel's VXLAN device", self.vtep(vtep));
                 ("encap", text)
             }
-            Step::Flooded { .. } => {
-                let text = format!("its destination is not known, so all of {network} is asked:");
-                ("flood", text)
-            }
+            Step::Flooded { .. } => ("flood", self.flooded()),
             Step::CopyHere { slot } => ("flood", self.copy(slot)),
             Step::CopyThere { vtep } => ("flood", format!("a copy to {}", self.vtep(vtep))),
             Step::Admitted { vtep, .. } => {
@@ -121,6 +114,42 @@ impl Words<'_> {
             None => format!("where {} is was learned from its packets", station.mac),
         };
         ("fdb", text)
+    }
+
+    fn flooded(&self) -> String {
+        let network = self.network_name();
+        if self.packet.is_broadcast() {
+            return format!("it is for all of {network}:");
+        }
+        format!("its destination is not known, so all of {network} is asked:")
+    }
+
+    /// Why nobody here says who has its destination's address.
+    fn unanswered(&self) -> String {
+        let ip = self.packet.destination;
+        if let Some(EndpointRef { node, .. }) = self.on_a_dead_node() {
+            return format!("{ip} is on node {node}, which is down: nobody answers for it");
+        }
+        let network = self.network_name();
+        format!("the control plane does not know who has {ip} in {network}")
+    }
+
+    /// Whom the packet is for, if that is on a node that is not alive.
+    fn on_a_dead_node(&self) -> Option<&EndpointRef> {
+        let endpoint = self
+            .names
+            .address(self.packet.vni, self.packet.destination)?;
+        let is_here = self.desired.endpoints.contains_key(&endpoint.id);
+        (!is_here && !census::alive(self.desired, &endpoint.node)).then_some(endpoint)
+    }
+
+    /// What would bring the packet to one who is on a node that is not alive.
+    pub(super) fn revival(&self) -> Option<String> {
+        let EndpointRef { id, node, .. } = self.on_a_dead_node()?;
+        Some(format!(
+            "start the daemon of node {node}, or attach the container of endpoint {id} on a host \
+             that is up; if node {node} is gone for good: vxplane node rm {node}"
+        ))
     }
 
     /// What would mend a drop for this reason.
