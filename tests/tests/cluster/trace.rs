@@ -84,17 +84,17 @@ fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
     // And one that is down.
     room.hosts[1].daemon.kill()?;
     let a = &room.hosts[0];
-    let mut lost = Value::Null;
+    let mut down = Value::Null;
     eventually("the trace says that its node is down", || {
-        lost = trace(a, "web", db.ip)?;
-        let mut steps = lost["steps"].as_array().into_iter().flatten();
+        down = trace(a, "web", db.ip)?;
+        let mut steps = down["steps"].as_array().into_iter().flatten();
         Ok(steps.any(|step| {
             let text = step["text"].as_str().unwrap_or_default();
             text.contains("on node b, which is down")
         }))
     })?;
-    let advice = lost["advice"].as_str().unwrap_or_default();
-    ensure!(advice.contains("vxplane node rm b"), "{lost:#}");
+    let advice = down["advice"].as_str().unwrap_or_default();
+    ensure!(advice.contains("vxplane node rm b"), "{down:#}");
     Ok(())
 }
 
