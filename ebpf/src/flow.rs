@@ -117,6 +117,7 @@ pub(crate) fn admit(pkt: &mut Packet, passage: Passage) -> Result<bool, DropReas
         && flow.tick == tick()
         && flow.takes(&passage.segment, passage.heed(), policy::epoch())
         && (!group::is_on() || flow.is_of_group(&passage.segment, passage.group))
+        && !pkt.is_traced()
     {
         return Ok(true);
     }

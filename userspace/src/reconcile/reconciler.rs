@@ -43,12 +43,6 @@ const PASSES: usize = 6;
 /// changed. Shorter than the time within which damage is to be repaired.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// For how long what was seen inside a container is good enough when something else
-/// changed. A look inside hundreds takes a while, and each attachment asks for two.
-/// With the time to the next look that is not for any reason, it is no longer than
-/// damage may last.
-const RECENT_INSIDE: Duration = Duration::from_millis(500);
-
 /// The only writer of this host's kernel state.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -91,20 +85,11 @@ struct Seen {
     problem: Option<String>,
 }
 
-/// What was seen inside containers, and their host veths of that time.
-#[derive(Default)]
-struct Inside {
-    containers: BTreeMap<String, Container>,
-    veths: BTreeMap<String, HostVeth>,
-}
-
 /// How this host was when nothing was left to do.
 struct Settled {
     seen: Seen,
     /// When that was seen.
     at: Instant,
-    /// When the first of the containers was looked into.
-    inside: Instant,
     /// How many changes the kernel had told of.
     changes: u64,
     /// What was desired.
@@ -133,25 +118,6 @@ impl Settled {
                 || before.policies != desired.policies
                 || before.namespaces != desired.namespaces
                 || before.identities != desired.identities)
-    }
-}
-
-impl Settled {
-    /// What was seen inside containers and will do for `desired`, and when that was:
-    /// only what is asked for by something that happened elsewhere.
-    fn inside(self, desired: &Desired, changes: u64) -> Option<(Inside, Instant)> {
-        let before = self.desired.endpoints;
-        let has_happened = self.changes != changes || before != desired.endpoints;
-        if !has_happened || self.inside.elapsed() >= RECENT_INSIDE {
-            return None;
-        }
-        let Observed {
-            mut containers,
-            veths,
-            ..
-        } = self.seen.observed;
-        containers.retain(|id, _| before.get(id) == desired.endpoints.get(id));
-        Some((Inside { containers, veths }, self.inside))
     }
 }
 
@@ -218,16 +184,13 @@ impl Reconciler {
         report: &mut Report,
     ) -> Result<(), ObserveError> {
         let changes = *self.changes.borrow();
-        let (mut seen, at, inside) = match self.last.take() {
+        let (mut seen, at) = match self.last.take() {
             Some(last) if last.will_do(desired, changes) => {
-                let (at, inside) = (last.at, last.inside);
-                (self.look_elsewhere(last.seen, desired).await, at, inside)
+                (self.look_elsewhere(last.seen, desired).await, last.at)
             }
-            last => {
+            _ => {
                 let now = Instant::now();
-                let known = last.and_then(|last| last.inside(desired, changes));
-                let (known, inside) = known.unwrap_or_else(|| (Inside::default(), now));
-                (self.observe(desired, known).await?, now, inside)
+                (self.observe(desired, BTreeMap::new()).await?, now)
             }
         };
         let mut next = self.plan(desired, &seen.observed);
@@ -265,7 +228,6 @@ impl Reconciler {
             self.last = Some(Settled {
                 seen,
                 at,
-                inside,
                 changes,
                 desired: desired.clone(),
             });
@@ -316,8 +278,7 @@ impl Reconciler {
             let owner = step.owner.as_ref();
             owner.and_then(|id| containers.remove(id));
         }
-        let veths = seen.observed.veths;
-        self.observe(desired, Inside { containers, veths }).await
+        self.observe(desired, containers).await
     }
 
     async fn apply(
@@ -353,22 +314,16 @@ impl Reconciler {
         self.datapath.maps()?.sweep_learned()
     }
 
-    /// Looks at everything, but for the containers that are `known` and whose veths
-    /// are the same as then.
+    /// Looks at everything, but for the containers that are `known`.
     async fn observe(
         &mut self,
         desired: &Desired,
-        mut known: Inside,
+        known: BTreeMap<String, Container>,
     ) -> Result<Seen, ObserveError> {
         let around = Surroundings::observe(&self.netlink).await?;
         let problem = self.find_underlay(&around);
         let underlay = self.underlay.clone();
         let veths = observe::host_veths(&around.links);
-        known.containers.retain(|id, _| {
-            let before = known.veths.get(id).map(|veth| veth.index);
-            before == veths.get(id).map(|link| link.index)
-        });
-        let known = known.containers;
         let containers = observe::containers(&self.netlink, desired, &veths, known).await;
         let devices = observe::devices(&around, underlay.as_ref());
         self.ways.check(&around.routes, underlay.as_ref());
