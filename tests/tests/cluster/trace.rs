@@ -1,5 +1,7 @@
 //! A trace that goes on at another host of the cluster.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context as _, Result, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::room::{Machine, Room, eventually};
 
-fn trace(machine: &Machine, from: &str, to: std::net::Ipv4Addr) -> Result<Value> {
+fn trace(machine: &Machine, from: &str, to: Ipv4Addr) -> Result<Value> {
     let request = json!({ "from": from, "to": to.to_string(), "port": 80 });
     machine.daemon.api("POST", "/v1/trace", Some(&request))
 }
@@ -83,10 +85,14 @@ fn the_host_it_goes_to_is_asked_what_becomes_of_it() -> Result<()> {
     );
     // And one that is down.
     room.hosts[1].daemon.kill()?;
-    let a = &room.hosts[0];
+    must_be_down(&room.hosts[0], db.ip)
+}
+
+/// Waits until a trace to an address says that its node is down, and what to do.
+fn must_be_down(from: &Machine, ip: Ipv4Addr) -> Result<()> {
     let mut down = Value::Null;
     eventually("the trace says that its node is down", || {
-        down = trace(a, "web", db.ip)?;
+        down = trace(from, "web", ip)?;
         let mut steps = down["steps"].as_array().into_iter().flatten();
         Ok(steps.any(|step| {
             let text = step["text"].as_str().unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use vxplane_tests::harness::{
     Daemon, Lab, PacketSocket, Running,
     frame::{IPV4, UDP, ethernet, ipv4, udp},
@@ -131,12 +131,49 @@ fn drops_are_told_by_name_and_a_flood_of_them_is_shed() -> Result<()> {
         "{flow}"
     );
     let packet = &flow["packet"];
-    ensure!(
-        packet.get("bytes").is_none() && packet["source"].get("mac").is_none(),
-        "{flow}"
-    );
+    let is_silent = packet.get("bytes").is_none() && packet["source"].get("mac").is_none();
+    ensure!(is_silent, "{flow}");
     let told = all.events()?.len();
     ensure!(told < 15_000, "{told} events of 20000 packets");
+    Ok(())
+}
+
+#[test]
+fn what_is_forbidden_is_told_of_whom_and_by_which_policies() -> Result<()> {
+    let lab = lab()?;
+    let [a] = sites(&lab, "")?;
+    let web = a.member(&lab, "web", 11)?;
+    let other = a.member(&lab, "other", 12)?;
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "name": "nobody" },
+        "spec": { "podSelector": {}, "policyTypes": ["Ingress"] },
+    });
+    a.daemon.api("POST", "/v1/policies", Some(&policy))?;
+    let monitor = Monitor::start(&lab, &a.daemon, "-o json --drops")?;
+    let mut drop = Value::Null;
+    eventually("what is forbidden was told", || {
+        other.must_not_reach(web.ip(), 1)?;
+        let mut events = monitor.events()?.into_iter();
+        let dropped = events.find(|it| it["reason"] == "policy_ingress");
+        drop = dropped.unwrap_or_default();
+        Ok(!drop.is_null())
+    })?;
+    ensure!(
+        drop["direction"] == "ingress"
+            && drop["endpoint"]["name"] == web.name()
+            && drop["policies"] == json!(["default/nobody"]),
+        "{drop}"
+    );
+    let text = drop["text"].as_str().unwrap_or_default();
+    ensure!(
+        text.contains("none of default/nobody allows this"),
+        "{drop}"
+    );
+    let inspect = |id: &str| a.daemon.cli(&format!("endpoint inspect {id}"));
+    ensure!(inspect(&web.endpoint.id)?.contains("policy_ingress"));
+    ensure!(!inspect(&other.endpoint.id)?.contains("policy_ingress"));
     Ok(())
 }
 
