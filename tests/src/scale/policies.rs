@@ -30,7 +30,7 @@ const FIRST: u32 = 1000;
 /// Endpoints of each played node.
 const PER_NODE: u32 = 50;
 /// As many as one request may have.
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 5000;
 
 /// How many of what.
 #[derive(Clone, Copy, Debug)]
