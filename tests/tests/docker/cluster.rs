@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::json;
 use vxplane_tests::harness::{EtcdMember, Host, Lab};
 
 use crate::{
@@ -103,4 +104,49 @@ fn engines_on_two_hosts_share_one_pool_of_addresses() -> Result<()> {
     until_reached(a, "a1", &again_on_b)?;
     until_reached(b, "b2", &again_on_a)?;
     until_reached(a, "a3", &again_on_b)
+}
+
+/// Waits until packets from there are dropped.
+fn until_denied(site: &Site, name: &str, ip: &str) -> Result<()> {
+    eventually(&format!("{name} is kept from {ip}"), || {
+        let ping = ["exec", name, "ping", "-c", "1", "-W", "1", ip];
+        Ok(site.engine.docker(&ping).is_err())
+    })
+}
+
+#[test]
+fn policies_select_containers_by_their_labels_on_either_host() -> Result<()> {
+    let lab = lab()?;
+    let mut cluster = Cluster::new(&lab)?;
+    let Cluster { a, b, .. } = &mut cluster;
+    a.run("web", &format!("{OPT_IN} --label app=web"))?;
+    let web = address(a, "web")?;
+    for (name, label) in [("shop", "app=shop"), ("other", "app=other")] {
+        b.run(name, &format!("{OPT_IN} --label {label}"))?;
+        until_reached(b, name, &web)?;
+    }
+    let selects = |app: &str| json!({ "podSelector": { "matchLabels": { "app": app } } });
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "name": "web" },
+        "spec": {
+            "podSelector": { "matchLabels": { "app": "web" } },
+            "ingress": [{ "from": [selects("shop")] }],
+        },
+    });
+    // Made on the other host than the one that it is about.
+    b.daemon.api("POST", "/v1/policies", Some(&policy))?;
+    until_denied(b, "other", &web)?;
+    b.must_ping("shop", &web)?;
+    let inspected = a.daemon.cli("endpoint inspect web")?;
+    ensure!(inspected.contains("policy_ingress"), "{inspected}");
+    // A container that takes the place of another is what its labels say.
+    b.docker("rm --force other")?;
+    b.run("other", &format!("{OPT_IN} --label app=shop"))?;
+    until_reached(b, "other", &web)?;
+    b.daemon.api("DELETE", "/v1/policies/default/web", None)?;
+    b.docker("rm --force other")?;
+    b.run("other", &format!("{OPT_IN} --label app=other"))?;
+    until_reached(b, "other", &web)
 }
