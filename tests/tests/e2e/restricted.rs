@@ -6,7 +6,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use vxplane_tests::harness::{
-    Container, Daemon, Endpoint, KernelVxlan, Lab, PacketSocket,
+    Container, Daemon, Endpoint, Host, KernelVxlan, Lab, PacketSocket,
     frame::{self, IPV4, parse_mac},
 };
 
@@ -187,13 +187,18 @@ fn ports_and_ranges_of_each_protocol() -> Result<()> {
     Ok(())
 }
 
+/// The network of a foreign host, which is a peer of the site.
+fn foreign_network<'a>(lab: &Lab, site: &Site, linux: &'a Host) -> Result<KernelVxlan<'a>> {
+    let network = KernelVxlan::new(lab, linux, BLUE, PORT, &[site.ip()])?;
+    site.daemon.peer(linux.ip())?;
+    Ok(network)
+}
+
 #[test]
 fn containers_of_a_foreign_host_by_address_block() -> Result<()> {
     let lab = lab()?;
-    let site = Site::new(&lab, "a", "")?;
-    let linux = lab.host("linux")?;
-    let network = KernelVxlan::new(&lab, &linux, BLUE, PORT, &[site.ip()])?;
-    site.daemon.peer(linux.ip())?;
+    let (site, linux) = (Site::new(&lab, "a", "")?, lab.host("linux")?);
+    let network = foreign_network(&lab, &site, &linux)?;
     let web = Station::attach(&lab, &site.daemon, "web", 11)?;
     let block = json!([{ "ipBlock": { "cidr": "10.50.0.96/29", "except": ["10.50.0.98/31"] } }]);
     let spec = json!({
@@ -253,10 +258,8 @@ fn broadcasts_reach_whom_they_may() -> Result<()> {
 #[test]
 fn what_is_not_ipv4_passes_by_rules_for_everything() -> Result<()> {
     let lab = lab()?;
-    let site = Site::new(&lab, "a", "")?;
-    let linux = lab.host("linux")?;
-    let network = KernelVxlan::new(&lab, &linux, BLUE, PORT, &[site.ip()])?;
-    site.daemon.peer(linux.ip())?;
+    let (site, linux) = (Site::new(&lab, "a", "")?, lab.host("linux")?);
+    let network = foreign_network(&lab, &site, &linux)?;
     let web = Station::attach(&lab, &site.daemon, "web", 11)?;
     let foreign = Station::foreign(&lab, &network, 101)?;
     let arrives = |patience| {

@@ -42,16 +42,18 @@ impl Control {
         &self,
         portions: Vec<Vec<Arc<NetworkPolicy>>>,
     ) -> Result<(Vec<(Arc<NetworkPolicy>, Applied)>, u64, Created), Error> {
-        let all = portions.concat();
         let picture = self.picture();
-        let basis = Basis {
-            contents: &picture.contents,
-            node: &self.inner.info.node,
-            attempt: 0,
-        };
-        // What can be known before is: that there is room for all.
-        plan::apply_policies(basis, &all)?;
-        let (mut stored, mut created) = (Vec::with_capacity(all.len()), Created::Existing);
+        let of = portions.iter().map(Vec::len).sum();
+        if portions.len() > 1 {
+            let basis = Basis {
+                contents: &picture.contents,
+                node: &self.inner.info.node,
+                attempt: 0,
+            };
+            // What can be known before is: that there is room for all.
+            plan::apply_policies(basis, &portions.concat())?;
+        }
+        let (mut stored, mut created) = (Vec::with_capacity(of), Created::Existing);
         let mut picture = picture.number;
         for portion in portions {
             let done = self.change(|basis| plan::apply_policies(basis, &portion));
@@ -59,7 +61,7 @@ impl Control {
                 0 => source,
                 applied => Error::Partly {
                     applied,
-                    of: all.len(),
+                    of,
                     source: Box::new(source),
                 },
             })?;

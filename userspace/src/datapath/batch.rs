@@ -101,26 +101,26 @@ pub(super) fn visit<K: Pod, V: Pod>(
 /// one could not be, if so. What is wrong with that one is for a call to tell that
 /// is about it alone; a kernel that has no such command for a map writes none.
 pub(super) fn put_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, entries: &[(K, V)]) -> usize {
-    let mut done = 0;
-    for some in entries.chunks(CHUNK as usize) {
+    in_chunks(entries, |some| {
         let keys: Vec<K> = some.iter().map(|(key, _)| *key).collect();
         let values: Vec<V> = some.iter().map(|(_, value)| *value).collect();
         let values = values.as_ptr().expose_provenance() as u64;
-        let count = change(map, BPF_MAP_UPDATE_BATCH, &keys, values);
-        done += count;
-        if count < some.len() {
-            break;
-        }
-    }
-    done
+        change(map, BPF_MAP_UPDATE_BATCH, &keys, values)
+    })
 }
 
 /// Removes entries in their order, and says how many of them it has removed before
 /// one could not be, if so: see [`put_all`].
 pub(super) fn remove_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> usize {
+    in_chunks(keys, |some| change(map, BPF_MAP_DELETE_BATCH, some, 0))
+}
+
+/// Does something to as many as fit a call, until it is not done to all of those;
+/// says to how many it was.
+fn in_chunks<T>(items: &[T], call: impl Fn(&[T]) -> usize) -> usize {
     let mut done = 0;
-    for some in keys.chunks(CHUNK as usize) {
-        let count = change(map, BPF_MAP_DELETE_BATCH, some, 0);
+    for some in items.chunks(CHUNK as usize) {
+        let count = call(some);
         done += count;
         if count < some.len() {
             break;

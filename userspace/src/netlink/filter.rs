@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use nix::errno::Errno;
 
-use super::{Error, Netlink, request};
+use super::{Error, Netlink, gone_already, request};
 use rtnetlink::TrafficFilterGetRequest;
 
 /// One BPF filter on the ingress of a device.
@@ -111,15 +111,6 @@ impl Netlink {
         let kind = TcAttribute::Kind("clsact".to_owned());
         message.attributes.push(kind);
         let action = || format!("remove the clsact qdisc of the interface with index {device}");
-        match request(action, delete.execute()).await {
-            Err(error)
-                if [Errno::ENOENT, Errno::ENODEV]
-                    .iter()
-                    .any(|it| error.is(*it)) =>
-            {
-                Ok(())
-            }
-            other => other,
-        }
+        gone_already(request(action, delete.execute()).await)
     }
 }

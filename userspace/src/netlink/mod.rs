@@ -15,6 +15,8 @@ mod watch;
 
 use std::{future::Future, io, time::Duration};
 
+use nix::errno::Errno;
+
 pub(crate) use self::netns::open_namespace;
 pub use self::{
     address::Address,
@@ -44,7 +46,7 @@ pub struct Error {
 
 impl Error {
     /// Whether the kernel answered with this `errno`.
-    pub fn is(&self, errno: nix::errno::Errno) -> bool {
+    pub fn is(&self, errno: Errno) -> bool {
         self.source.raw_os_error() == Some(errno as i32)
     }
 }
@@ -62,6 +64,15 @@ impl Netlink {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(Self { handle })
+    }
+}
+
+/// What came of removing something, for whom it is fine that it, or its device, was
+/// gone already.
+fn gone_already(removed: Result<(), Error>) -> Result<(), Error> {
+    match removed {
+        Err(error) if error.is(Errno::ENOENT) || error.is(Errno::ENODEV) => Ok(()),
+        other => other,
     }
 }
 

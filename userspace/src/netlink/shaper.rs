@@ -5,13 +5,12 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcHandle, TcMessage, TcOption},
 };
-use nix::errno::Errno;
 use rtnetlink::packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload, Nla as _, NlasIterator,
 };
 
-use super::{Error, Netlink, request};
+use super::{Error, Netlink, gone_already, request};
 
 /// What the kernel calls it.
 pub(super) const KIND: &str = "tbf";
@@ -172,16 +171,7 @@ impl Netlink {
         header.parent = TcHandle::ROOT;
         header.handle = OURS;
         let action = || format!("unbind the rate at which the interface with index {device} sends");
-        match request(action, delete.execute()).await {
-            Err(error)
-                if [Errno::ENOENT, Errno::ENODEV]
-                    .iter()
-                    .any(|it| error.is(*it)) =>
-            {
-                Ok(())
-            }
-            other => other,
-        }
+        gone_already(request(action, delete.execute()).await)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::event::{EndpointRef, Event, EventType, PacketRef, Party};
 use crate::{
-    control::controller::Observed,
+    control::{census, controller::Observed},
     model::{Desired, Endpoint, EndpointRecord, Identity},
     policy::{compile::Verdicts, document::PolicyType, select::selects},
     store::Picture,
@@ -85,10 +85,10 @@ impl Names {
     /// The MAC address of whoever has an address.
     pub(in crate::control) fn mac(&self, vni: u32, ip: Ipv4Addr) -> Option<MacAddr> {
         let id = &self.address(vni, ip)?.id;
-        let desired = &self.picture.contents.desired;
+        let desired = self.desired();
         let own = desired.endpoints.get(id).map(|endpoint| endpoint.mac);
         own.or_else(|| {
-            let other = desired.others().find(|record| *record.id == **id)?;
+            let other = census::find_there(desired, id)?;
             Some(other.mac)
         })
     }
@@ -146,7 +146,7 @@ impl Names {
     fn identity(&self, id: &str) -> Option<u32> {
         let own = self.desired().endpoints.get(id);
         own.map(|endpoint| endpoint.identity).or_else(|| {
-            let other = self.desired().others().find(|record| *record.id == *id)?;
+            let other = census::find_there(self.desired(), id)?;
             Some(other.identity)
         })
     }
@@ -157,7 +157,7 @@ impl Names {
 
     /// The policies that select an endpoint of this host for a direction.
     fn selecting(&self, endpoint: &EndpointRef, direction: PolicyType) -> Arc<[String]> {
-        let desired = &self.picture.contents.desired;
+        let desired = self.desired();
         let Some(number) = desired.endpoints.get(&endpoint.id).map(|it| it.identity) else {
             return Arc::default();
         };
@@ -198,7 +198,7 @@ impl Names {
 
     /// The document that has a rule of an endpoint of this host.
     fn document(&self, id: &str, direction: PolicyType, rule: u32) -> Option<String> {
-        let desired = &self.picture.contents.desired;
+        let desired = self.desired();
         let number = desired.endpoints.get(id)?.identity;
         let identity = desired.identities.get(&number)?;
         let ruleset = self.verdicts.get(&**identity)?.of(direction)?;
