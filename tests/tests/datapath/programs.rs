@@ -15,6 +15,7 @@ use aya::{
     },
     programs::{SchedClassifier, TcAttachType, Xdp},
 };
+use vxplane::datapath::undisturbed;
 use vxplane_common::{
     abi::{
         Config, Counter, DropKey, FdbKey, Flow, FlowKey, Learned, MAX_FLOOD, TraceStep, Traffic,
@@ -101,11 +102,11 @@ impl Programs {
         ] {
             let program = programs.program_mut(program.name()).unwrap();
             let program: &mut SchedClassifier = program.try_into().unwrap();
-            program.load().unwrap_or_else(|error| panic!("{error:?}"));
+            undisturbed(|| program.load()).unwrap_or_else(|error| panic!("{error:?}"));
         }
         let guard = programs.program_mut(Program::Guard.name()).unwrap();
         let guard: &mut Xdp = guard.try_into().unwrap();
-        guard.load().unwrap_or_else(|error| panic!("{error:?}"));
+        undisturbed(|| guard.load()).unwrap_or_else(|error| panic!("{error:?}"));
         Self(Mutex::new(programs))
     }
 

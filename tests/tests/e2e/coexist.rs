@@ -10,7 +10,7 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{Xdp, XdpMode},
 };
-use vxplane::datapath::OBJECT;
+use vxplane::datapath::{OBJECT, undisturbed};
 use vxplane_common::abi::Config;
 use vxplane_tests::harness::{DaemonOptions, Host, Ping, echo, frame, transfer, udp_socket};
 
@@ -85,7 +85,7 @@ pub(crate) fn foreign_xdp(host: &Host) -> Result<Ebpf> {
         .program_mut("guard_underlay")
         .context("no program guard_underlay")?
         .try_into()?;
-    program.load()?;
+    undisturbed(|| program.load())?;
     host.netns()
         .enter(|| program.attach("eth0", XdpMode::Skb))??;
     Ok(loaded)

@@ -8,7 +8,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
-use vxplane_tests::harness::{Lab, Pinger, transfer};
+use vxplane_tests::harness::{Lab, Pinger, Version, transfer};
 
 use crate::site::{Member, Site, eventually, lab, sites};
 
@@ -89,6 +89,23 @@ fn no_ping_is_lost_when_the_daemon_is_killed() -> Result<()> {
             site.daemon.start_again()?;
         }
         Ok(())
+    })
+}
+
+/// The kernel gives up looking at a program when its process is stopped meanwhile.
+#[test]
+fn it_starts_although_it_is_stopped_now_and_then() -> Result<()> {
+    survives(|site| {
+        site.daemon.kill()?;
+        site.daemon.begin_as(Version::This)?;
+        let daemon = Pid::from_raw(i32::try_from(site.daemon.id())?);
+        for _ in 0..30 {
+            thread::sleep(Duration::from_millis(40));
+            signal::kill(daemon, Signal::SIGSTOP)?;
+            thread::sleep(Duration::from_millis(2));
+            signal::kill(daemon, Signal::SIGCONT)?;
+        }
+        eventually("the daemon answers", || Ok(site.daemon.status().is_ok()))
     })
 }
 

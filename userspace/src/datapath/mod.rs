@@ -48,7 +48,7 @@ use tokio::task::AbortHandle;
 use vxplane_common::abi::Config;
 
 use self::learned::Ageing;
-pub use self::object::OBJECT;
+pub use self::object::{OBJECT, undisturbed};
 use self::pins::Older;
 pub use self::{
     attach::{

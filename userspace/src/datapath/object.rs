@@ -2,10 +2,14 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
+    io::ErrorKind,
     path::Path,
 };
 
-use aya::{Ebpf, EbpfLoader, programs::Program as AyaProgram};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Program as AyaProgram, ProgramError},
+};
 use vxplane_common::abi::Config;
 
 use super::{
@@ -86,12 +90,31 @@ fn log_level() -> u8 {
 fn load_program(programs: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let program = programs.program_mut(name).ok_or(Error::Missing(name))?;
     let result = match program {
-        AyaProgram::SchedClassifier(program) => program.load(),
-        AyaProgram::Xdp(program) => program.load(),
+        AyaProgram::SchedClassifier(program) => undisturbed(|| program.load()),
+        AyaProgram::Xdp(program) => undisturbed(|| program.load()),
         _ => return Err(Error::Missing(name)),
     };
     result.map_err(|source| Error::Verify {
         program: name,
         source: Box::new(source),
     })
+}
+
+/// Loads a program, however often the verifier is disturbed at it.
+///
+/// It gives up with `EAGAIN` when its process gets a signal, is stopped or frozen
+/// (`signal_pending` in `do_check`), which says nothing about the program.
+///
+/// # Errors
+///
+/// What `load` said last: that the program was refused, or disturbed each of 20 times.
+pub fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..20 {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+    load()
 }
