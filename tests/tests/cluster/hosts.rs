@@ -201,8 +201,6 @@ fn without_etcd_the_dataplane_goes_on_and_changes_wait() -> Result<()> {
     ensure!(known["state"] == "ready", "{known}");
     // Nobody's lease ends while nobody keeps it: etcd is what ends them.
     thread::sleep(Duration::from_secs(4));
-    let report = pinger.stop()?;
-    ensure!(report.is_lossless(), "{report}");
 
     room.etcd.start()?;
     room.etcd.ready()?;
@@ -211,6 +209,8 @@ fn without_etcd_the_dataplane_goes_on_and_changes_wait() -> Result<()> {
             status["healthy"] == true && status["counts"]["nodes"] == 2
         })?;
     }
+    let report = pinger.stop()?;
+    ensure!(report.is_lossless(), "{report}");
     let attached = room.hosts[0].try_attach(&late, "late")?;
     ensure!(attached.status == 201, "{}", attached.text);
     here.must_reach(other.ip, 10)

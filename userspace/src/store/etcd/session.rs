@@ -48,15 +48,16 @@ pub(super) async fn stay_in_touch(inner: Arc<Inner>) {
         next = next.wrapping_add(1);
         // A server that breaks off at once is no better than one that is away.
         if failures > 0 && failures % servers.len() == 0 || begun.elapsed() < WAIT.0 {
-            sleep(pause(failures / servers.len())).await;
+            sleep(pause(failures / servers.len(), inner.options.lease)).await;
         }
     }
 }
 
-/// Longer from round to round, and never the same on two nodes.
-fn pause(rounds: usize) -> Duration {
+/// Longer from round to round, and never the same on two nodes. Leases go on when etcd
+/// is back, so that a node which waits for longer than its own is withdrawn.
+fn pause(rounds: usize, lease: Duration) -> Duration {
     let exponent = u32::try_from(rounds.min(6)).unwrap_or(6);
-    let longest = (WAIT.0 * 2u32.pow(exponent)).min(WAIT.1);
+    let longest = (WAIT.0 * 2u32.pow(exponent)).min(WAIT.1).min(lease / 4);
     let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(millis / 2 + below(millis / 2 + 1))
 }
