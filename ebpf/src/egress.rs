@@ -41,17 +41,20 @@ extern "C" fn container_shortcut(ctx: *mut __sk_buff) -> u64 {
 fn again(pkt: &mut Packet) -> Option<Verdict> {
     shortcut::none();
     let frame = parse::frame(pkt, 0).ok()?;
+    let shortcut = shortcut::of_container(pkt, &frame)?;
     let Shortcut {
         vni,
         sender,
         group,
+        id,
         to,
         ..
-    } = shortcut::of_container(pkt, &frame)?;
+    } = shortcut;
+    let identify = |pkt: &Packet| shortcut::identify(id, pkt);
     let len = pkt.len();
     let forwarded = match Found::entry(to).target() {
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
-        Target::Remote(vtep) => encap::send(pkt, *vni, vtep, *group, &frame),
+        Target::Remote(vtep) => encap::send(pkt, *vni, vtep, *group, identify, &frame),
         Target::Everyone => return None,
     };
     let verdict = forwarded.in_network(*vni);
@@ -93,7 +96,10 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
     match found.target() {
         Target::Local(target) if target.ifindex == pkt.ifindex() => Err(DropReason::NoDestination),
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
-        Target::Remote(vtep) => encap::send(pkt, source.vni, vtep, group::of(source), &frame),
+        Target::Remote(vtep) => {
+            let group = group::of(source);
+            encap::send(pkt, source.vni, vtep, group, encap::identify, &frame)
+        }
         Target::Everyone => flood::from_endpoint(pkt, &way, &frame),
     }
 }

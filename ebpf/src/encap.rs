@@ -20,13 +20,14 @@ use crate::{
 
 /// Sends a frame to a VTEP. What cannot be encapsulated here goes by the
 /// kernel's device: no IPv4, too large, or in a tunnel already. The sender is in
-/// `group`; 0 for none.
+/// `group`; 0 for none. The outer packet is identified by what `id` says.
 #[inline(always)]
 pub(crate) fn send(
     pkt: &mut Packet,
     vni: u32,
     vtep: Vtep,
     group: u32,
+    id: impl FnOnce(&Packet) -> u16,
     frame: &Frame,
 ) -> Result<Action, DropReason> {
     let Some(ip) = frame.ipv4() else {
@@ -39,12 +40,15 @@ pub(crate) fn send(
         let group = if pkt.gso_size() == 0 { 0 } else { group };
         return fallback::send(pkt, vni, vtep.address, group);
     };
-    // Taken of the inner packet, hence before there is an outer one.
-    let flow_hash = pkt.flow_hash();
+    let flow_hash = match pkt.hash() {
+        0 => ip.segment(vni).hash(),
+        known => known,
+    };
     if pkt.push_room().is_err() {
         return fallback::send(pkt, vni, vtep.address, group);
     }
     let config = config::get();
+    let id = id(pkt);
     let headers = pkt.at_mut::<Tunnelled>(0).ok_or(DropReason::Rewrite)?;
     // The kernel has left the inner Ethernet header where the outer one goes,
     // and `redirect_neigh` will write that.
@@ -52,7 +56,12 @@ pub(crate) fn send(
     let per_packet = PerPacket {
         total_len,
         inner_tos: ip.tos,
-        id: random(),
+        id: if cfg!(feature = "next-programs") {
+            // By this the tests of upgrades know the programs after these.
+            0x6e78
+        } else {
+            id
+        },
         source_port: outer::source_port(
             flow_hash,
             config.source_port_min,
@@ -73,14 +82,10 @@ pub(crate) fn send(
     Ok(packet::redirect_neigh(vtep.ifindex, vtep.outer.next_hop))
 }
 
-/// An IPv4 identification: packets without DF must not have that of another one
-/// on its way.
+/// The IPv4 identification of a packet that is on its way by itself: packets without
+/// DF must not have that of another one.
 #[inline(always)]
-fn random() -> u16 {
-    if cfg!(feature = "next-programs") {
-        // By this the tests of upgrades know the programs after these.
-        return 0x6e78;
-    }
+pub(crate) fn identify(_: &Packet) -> u16 {
     // SAFETY: takes nothing.
     let [a, b, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
     u16::from_ne_bytes([a, b])

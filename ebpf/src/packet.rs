@@ -200,6 +200,13 @@ impl Packet {
         unsafe { (*self.ctx.skb).gso_size }
     }
 
+    /// How many packets it stands for, of a super-packet; 0 for an ordinary packet.
+    #[inline(always)]
+    pub(crate) fn segments(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.ctx.skb).gso_segs }
+    }
+
     /// Whether it carries a VLAN tag beside its bytes.
     #[inline(always)]
     pub(crate) fn has_vlan_tag(&self) -> bool {
@@ -224,11 +231,13 @@ impl Packet {
         }
     }
 
-    /// A hash of its flow, the kernel's.
+    /// The hash of its flow that the kernel has for it, which follows how a TCP
+    /// connection wants to be routed; 0 if it has none. It is not made to look for
+    /// one, for that takes it longer than all else that is done here.
     #[inline(always)]
-    pub(crate) fn flow_hash(&mut self) -> u32 {
+    pub(crate) fn hash(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        unsafe { helper::bpf_get_hash_recalc(self.ctx.skb) }
+        unsafe { (*self.ctx.skb).hash }
     }
 
     /// Makes room for the outer headers behind the Ethernet header. The packet

@@ -8,6 +8,7 @@
 //! programs, so that nothing in them outlives what they were found by.
 
 use aya_ebpf::{
+    helpers::generated::bpf_get_prandom_u32,
     macros::map,
     maps::{Array, PerCpuArray},
 };
@@ -55,6 +56,8 @@ pub(crate) struct Shortcut {
     pub(crate) sender: u32,
     /// The group that one is in.
     pub(crate) group: u32,
+    /// The IPv4 identification of the next outer packet.
+    pub(crate) id: u32,
     /// Where it goes.
     pub(crate) to: FdbEntry,
 }
@@ -77,7 +80,7 @@ static CANDIDATE: PerCpuArray<Candidate> = PerCpuArray::with_max_entries(1, 0);
 
 /// The shortcut of a frame that a container sends.
 #[inline(always)]
-pub(crate) fn of_container(pkt: &Packet, frame: &Frame) -> Option<&'static Shortcut> {
+pub(crate) fn of_container(pkt: &Packet, frame: &Frame) -> Option<&'static mut Shortcut> {
     let ip = ordinary(pkt, frame)?;
     Candidate::new(0, ip, [pkt.ifindex(), 0, 0], frame).known()
 }
@@ -89,7 +92,7 @@ pub(crate) fn of_tunnel(
     tunnel: &Tunnel,
     group: u32,
     frame: &Frame,
-) -> Option<&'static Shortcut> {
+) -> Option<&'static mut Shortcut> {
     let ip = ordinary(pkt, frame)?;
     // As in `decap::is_native`: this is not the same for all that is alike.
     if !tunnel.plain || (pkt.gso_size() != 0 && ip.protocol != protocol::TCP) {
@@ -153,10 +156,23 @@ extern "C" fn note_shortcut(vni: u32, sender: u32, group: u32) -> u32 {
         shortcut.vni = vni;
         shortcut.sender = sender;
         shortcut.group = group;
+        // SAFETY: takes nothing.
+        shortcut.id = unsafe { bpf_get_prandom_u32() };
         let dst = MacWords::of_number(candidate.likeness[2]);
         fdb::lookup(vni, dst).write(&mut shortcut.to);
     }
     0
+}
+
+/// The IPv4 identification of an outer packet: one behind the other, which keeps them
+/// further apart than random ones.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "they begin anew after 65535")]
+pub(crate) fn identify(next: &mut u32, pkt: &Packet) -> u16 {
+    let id = *next as u16;
+    // The kernel counts on for each packet that it cuts this one into.
+    *next = next.wrapping_add(pkt.segments().max(1));
+    id
 }
 
 impl Candidate {
@@ -185,7 +201,7 @@ impl Candidate {
 
     /// Its shortcut. If there is none, one may be noted.
     #[inline(always)]
-    fn known(&self) -> Option<&'static Shortcut> {
+    fn known(&self) -> Option<&'static mut Shortcut> {
         let known = at(self.index)?;
         // At once: of each comparison the verifier would follow both ways.
         let likeness = known.likeness.iter().zip(&self.likeness);

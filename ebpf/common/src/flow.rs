@@ -240,8 +240,19 @@ impl Segment {
     /// [`FlowKey::place`].
     #[inline(always)]
     pub fn place(&self, bits: u32) -> u32 {
+        top(self.mixed(), bits)
+    }
+
+    /// A hash of its flow, which is that of both directions.
+    #[inline(always)]
+    pub fn hash(&self) -> u32 {
+        top(self.mixed(), u32::BITS)
+    }
+
+    #[inline(always)]
+    fn mixed(&self) -> u64 {
         let Self { src, dst, .. } = self;
-        place(src.address, dst.address, src.port, dst.port, bits)
+        mixed(src.address, dst.address, src.port, dst.port)
     }
 
     /// Whether the sender began the flow that is in this state.
@@ -257,18 +268,24 @@ pub const fn vni_protocol(vni: u32, protocol: u8) -> u32 {
     vni << 8 | protocol as u32
 }
 
-/// The same for both directions.
+/// The ends of a flow in one number, which is the same for both directions. What
+/// differs anywhere differs at the top.
+#[inline(always)]
+const fn mixed(low: u32, high: u32, low_port: u16, high_port: u16) -> u64 {
+    // 2^64 divided by the golden ratio.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let ends = low as u64 + high as u64 + ((low_port as u64 + high_port as u64) << 33);
+    (ends ^ (ends >> 29)).wrapping_mul(SPREAD)
+}
+
+/// So many bits of a number, from the top; 32 at most.
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "no more bits are left than are asked for"
 )]
-const fn place(low: u32, high: u32, low_port: u16, high_port: u16, bits: u32) -> u32 {
-    // 2^64 divided by the golden ratio: what differs anywhere differs at the top.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let ends = low as u64 + high as u64 + ((low_port as u64 + high_port as u64) << 33);
-    let mixed = (ends ^ (ends >> 29)).wrapping_mul(SPREAD);
-    (mixed >> (64 - bits)) as u32
+const fn top(number: u64, bits: u32) -> u32 {
+    (number >> (u64::BITS - bits)) as u32
 }
 
 impl FlowKey {
@@ -276,13 +293,13 @@ impl FlowKey {
     /// notes something of a few flows at a time has it there.
     #[inline(always)]
     pub const fn place(&self, bits: u32) -> u32 {
-        place(
+        let mixed = mixed(
             u32::from_ne_bytes(self.low),
             u32::from_ne_bytes(self.high),
             u16::from_ne_bytes(self.low_port),
             u16::from_ne_bytes(self.high_port),
-            bits,
-        )
+        );
+        top(mixed, bits)
     }
 
     /// The network.
