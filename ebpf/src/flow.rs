@@ -29,7 +29,7 @@ use crate::{
     packet::Packet,
     parse,
     policy::{self, Deed, Party},
-    shortcut, trace,
+    shared, shortcut, trace,
 };
 
 #[map]
@@ -110,22 +110,14 @@ pub(crate) fn service(protocol: u8, port: u16) -> u16 {
 /// without a change of anything.
 #[inline(always)]
 pub(crate) fn admit(pkt: &mut Packet, passage: Passage) -> Result<bool, DropReason> {
-    let key = passage.segment.key();
-    // SAFETY: of an element that is used for another flow meanwhile no more is
-    // read than of one that is there: by packets the least bit too late.
-    if let Some(flow) = unsafe { FLOWS.get(&key).or_else(|| NEW_FLOWS.get(&key)) }
-        && flow.tick == tick()
-        && flow.takes(&passage.segment, passage.heed(), policy::epoch())
-        && (!group::is_on() || flow.is_of_group(&passage.segment, passage.group))
-        && !pkt.is_traced()
-    {
-        return Ok(true);
-    }
     let work = work().ok_or(DropReason::Rewrite)?;
     work.passage = passage;
-    work.key = key;
-    policy::verdict(track_flow(pkt.context())).map(|()| false)
+    let outcome = track_flow(pkt.context());
+    policy::verdict(outcome & !LASTS).map(|()| outcome & LASTS != 0)
 }
+
+/// What [`track_flow`] says besides that a packet may pass: others like it may, too.
+const LASTS: u32 = 1 << 31;
 
 /// What this CPU works on.
 #[inline(always)]
@@ -208,10 +200,17 @@ impl Work {
 }
 
 /// Looks the flow up.
-#[inline(never)]
+#[inline(always)]
 fn find(work: &mut Work) {
-    // SAFETY: as in `admit`; what is written back goes by the key.
-    let (lasting, new) = unsafe { (FLOWS.get(&work.key), NEW_FLOWS.get(&work.key)) };
+    // SAFETY: of an element that is used for another flow meanwhile no more is
+    // read than of one that is there: by packets the least bit too late. What is
+    // written back goes by the key.
+    let (lasting, new) = unsafe {
+        match FLOWS.get(&work.key) {
+            Some(flow) => (Some(flow), None),
+            None => (None, NEW_FLOWS.get(&work.key)),
+        }
+    };
     let (flow, place) = match (lasting, new) {
         (Some(flow), _) => (flow, Place::Lasting),
         (None, Some(flow)) => (flow, Place::New),
@@ -225,9 +224,9 @@ fn find(work: &mut Work) {
     work.place = place;
 }
 
-/// A packet that means something to its flow, or to which its flow is new; returns
-/// what [`policy::verdict`] takes. By its linkage the verifier looks at it once and
-/// by itself, and not on each way that leads here.
+/// Whether the packet that this CPU works on may pass: what [`policy::verdict`] takes,
+/// and [`LASTS`]. By its linkage the verifier looks at it once and by itself, and not
+/// on each way that leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn track_flow(ctx: *mut __sk_buff) -> u32 {
@@ -235,10 +234,28 @@ extern "C" fn track_flow(ctx: *mut __sk_buff) -> u32 {
         return DropReason::Rewrite as u32;
     };
     let mut pkt = Packet::of(ctx);
+    work.key = work.passage.segment.key();
+    find(work);
+    if goes_on_as_before(&pkt, work) {
+        return LASTS;
+    }
     match track(&mut pkt, work) {
         Ok(()) => 0,
         Err(reason) => reason as u32,
     }
+}
+
+/// Whether the packet belongs to a flow that was decided about, and is written down as
+/// seen, and means nothing to it.
+#[inline(always)]
+fn goes_on_as_before(pkt: &Packet, work: &Work) -> bool {
+    let Passage { segment, group, .. } = &work.passage;
+    let flow = &work.found;
+    work.place != Place::Nowhere
+        && flow.tick == tick()
+        && flow.takes(segment, work.passage.heed(), policy::epoch())
+        && (!group::is_on() || flow.is_of_group(segment, *group))
+        && !pkt.is_traced()
 }
 
 #[inline(always)]
@@ -250,7 +267,6 @@ fn track(pkt: &mut Packet, work: &mut Work) -> Result<(), DropReason> {
         Signal::Reports if quote(pkt, work) => return related(work),
         _ => {}
     }
-    find(work);
     if work.is_known() && !begins_anew(work.found.state, &work.passage.segment) {
         go_on(work)
     } else {
@@ -331,10 +347,12 @@ fn keep(work: &mut Work) {
     let is_new = work.place == Place::New;
     if is_new_tick && is_new && work.flow.lasts(work.now) {
         settle(work);
-    } else if (work.flow.state, work.flow.decision) != (work.found.state, work.found.decision) {
+    } else if work.flow.decision != work.found.decision
+        || !flow::comes_further(work.found.state, work.flow.state)
+    {
         replace(work);
-    } else if is_new_tick {
-        refresh(work);
+    } else if is_new_tick || work.flow.state != work.found.state {
+        update(work);
     }
 }
 
@@ -352,21 +370,28 @@ fn settle(work: &mut Work) {
     }
 }
 
-/// Only the times: in place, where it costs least. If the element is another
-/// flow's by now, that one is remembered a little longer.
+/// Only the times and how far it has come: in place, where it costs least. If the
+/// element is another flow's by now, that one is remembered a little longer, or taken
+/// for one that is a step further; what was decided about it stays.
 #[inline(never)]
-fn refresh(work: &mut Work) {
+fn update(work: &mut Work) {
     let entry = match work.place {
         Place::Lasting => FLOWS.get_ptr_mut(&work.key),
         _ => NEW_FLOWS.get_ptr_mut(&work.key),
     };
-    if let Some(entry) = entry {
-        // SAFETY: the element outlives this run of the program; both are aligned
-        // words, each written in one piece.
-        unsafe {
-            (&raw mut (*entry).seen).write_volatile(work.flow.seen);
-            (&raw mut (*entry).tick).write_volatile(work.flow.tick);
-        }
+    let Some(entry) = entry else {
+        return;
+    };
+    // SAFETY: the element outlives this run of the program; all are aligned words,
+    // each written in one piece.
+    unsafe {
+        (&raw mut (*entry).seen).write_volatile(work.flow.seen);
+        (&raw mut (*entry).tick).write_volatile(work.flow.tick);
+    }
+    if work.flow.state != work.found.state {
+        // SAFETY: as above.
+        shared::set_bits(unsafe { &raw mut (*entry).state }, work.flow.state);
+        shortcut::flow_changed(&work.key);
     }
 }
 
@@ -484,10 +509,7 @@ fn quote(pkt: &mut Packet, work: &mut Work) -> bool {
     if segment.src.address != reported.segment.dst.address {
         return false;
     }
-    let (own_key, is_by_receiver) = (
-        work.key,
-        segment.dst.address == reported.segment.src.address,
-    );
+    let is_by_receiver = segment.dst.address == reported.segment.src.address;
     work.key = segment.key();
     work.passage = Passage {
         segment,
@@ -497,12 +519,13 @@ fn quote(pkt: &mut Packet, work: &mut Work) -> bool {
         ip_at: reported.ip_at,
     };
     find(work);
-    if !work.is_known() {
-        work.key = own_key;
-        work.passage = reported;
-        return false;
+    if work.is_known() {
+        return true;
     }
-    true
+    work.key = reported.segment.key();
+    work.passage = reported;
+    find(work);
+    false
 }
 
 /// What becomes of an ICMP error about a flow: it passes as that does, and changes

@@ -1,6 +1,9 @@
 //! Numbers in maps that several CPUs change at once.
 
-use core::intrinsics::{AtomicOrdering::AcqRel, atomic_xadd};
+use core::intrinsics::{
+    AtomicOrdering::{AcqRel, Relaxed},
+    atomic_or, atomic_xadd,
+};
 
 /// A number in a map that several CPUs change. Rust's atomics need
 /// compare-and-swap, which its BPF target does not claim to have.
@@ -29,4 +32,11 @@ impl Shared {
         // SAFETY: as in `get`.
         unsafe { atomic_xadd::<u64, u64, { AcqRel }>(self.0, value) }
     }
+}
+
+/// Sets bits of a number in a map that several CPUs set bits of.
+#[inline(always)]
+pub(crate) fn set_bits(number: *mut u32, bits: u32) {
+    // SAFETY: an aligned word in a map value, made of a live one.
+    unsafe { atomic_or::<u32, u32, { Relaxed }>(number, bits) };
 }

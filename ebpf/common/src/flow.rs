@@ -390,6 +390,14 @@ pub fn next(state: u32, segment: &Segment) -> Next {
     Next::Goes(next)
 }
 
+/// Whether a flow that was in the state `from` is in the state `to` by having come
+/// further, and by nothing else.
+#[inline(always)]
+pub const fn comes_further(from: u32, to: u32) -> bool {
+    const STEPS: u32 = REPLIED | ESTABLISHED | FINISHED;
+    from & to == from && (from ^ to) & !STEPS == 0
+}
+
 /// Whether an ordinary `segment` leaves the state of its flow as it is: what [`next`]
 /// says of it, in fewer steps.
 #[inline(always)]
