@@ -7,7 +7,7 @@ use vxplane_common::{
     types::MacWords,
 };
 
-use crate::learn;
+use crate::{learn, shared};
 
 #[map]
 static FDB: HashMap<FdbKey, FdbEntry> = HashMap::with_max_entries(MAX_FDB, BPF_F_NO_PREALLOC);
@@ -69,7 +69,7 @@ impl Found {
         } else if let Some(outer) = self.outer {
             to.ifindex = self.ifindex;
             to.ipv4 = self.address.to_ne_bytes();
-            to.outer = *outer;
+            shared::copy(outer, &mut to.outer);
         }
     }
 

@@ -219,8 +219,8 @@ fn find(work: &mut Work) {
             return;
         }
     };
-    work.found = *flow;
-    work.flow = *flow;
+    shared::copy(flow, &mut work.found);
+    shared::copy(flow, &mut work.flow);
     work.place = place;
 }
 

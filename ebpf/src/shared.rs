@@ -1,8 +1,12 @@
-//! Numbers in maps that several CPUs change at once.
+//! Numbers in maps that several CPUs change at once, and values in maps that others
+//! are copied from.
 
-use core::intrinsics::{
-    AtomicOrdering::{AcqRel, Relaxed},
-    atomic_or, atomic_xadd,
+use core::{
+    intrinsics::{
+        AtomicOrdering::{AcqRel, Relaxed},
+        atomic_or, atomic_xadd,
+    },
+    ptr,
 };
 
 /// A number in a map that several CPUs change. Rust's atomics need
@@ -39,4 +43,12 @@ impl Shared {
 pub(crate) fn set_bits(number: *mut u32, bits: u32) {
     // SAFETY: an aligned word in a map value, made of a live one.
     unsafe { atomic_or::<u32, u32, { Relaxed }>(number, bits) };
+}
+
+/// Copies a value from one map to another. An assignment would do it byte by byte, for
+/// the compiler takes it for possible that they overlap.
+#[inline(always)]
+pub(crate) fn copy<T: Copy>(from: &T, to: &mut T) {
+    // SAFETY: both are whole, and by Rust's rules not the same.
+    unsafe { ptr::copy_nonoverlapping(from, to, 1) };
 }

@@ -25,7 +25,7 @@ use crate::{
     packet::Packet,
     parse::{Frame, Ip},
     policy,
-    shared::Shared,
+    shared::{self, Shared},
     verdict::{Action, Drop, Verdict},
 };
 
@@ -151,8 +151,8 @@ extern "C" fn note_shortcut(vni: u32, sender: u32, group: u32) -> u32 {
         && let Some(shortcut) = at(candidate.index)
         && shortcut.moment != candidate.moment
     {
-        shortcut.likeness = candidate.likeness;
-        shortcut.moment = candidate.moment;
+        shared::copy(&candidate.likeness, &mut shortcut.likeness);
+        shared::copy(&candidate.moment, &mut shortcut.moment);
         shortcut.vni = vni;
         shortcut.sender = sender;
         shortcut.group = group;
@@ -167,7 +167,10 @@ extern "C" fn note_shortcut(vni: u32, sender: u32, group: u32) -> u32 {
 /// The IPv4 identification of an outer packet: one behind the other, which keeps them
 /// further apart than random ones.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "they begin anew after 65535")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "they begin anew after 65535"
+)]
 pub(crate) fn identify(next: &mut u32, pkt: &Packet) -> u16 {
     let id = *next as u16;
     // The kernel counts on for each packet that it cuts this one into.
