@@ -38,13 +38,13 @@ pub(crate) fn send(
         // them together takes it for reserved bits, unless it has the extension
         // too, and drops the packet.
         let group = if pkt.gso_size() == 0 { 0 } else { group };
+        // All of a flow has one source port, by whichever way it goes.
+        pkt.set_hash(hash(pkt, vni, ip));
         return fallback::send(pkt, vni, vtep.address, group);
     };
-    let flow_hash = match pkt.hash() {
-        0 => ip.segment(vni).hash(),
-        known => known,
-    };
+    let hash = hash(pkt, vni, ip);
     if pkt.push_room().is_err() {
+        pkt.set_hash(hash);
         return fallback::send(pkt, vni, vtep.address, group);
     }
     let config = config::get();
@@ -62,11 +62,7 @@ pub(crate) fn send(
         } else {
             id
         },
-        source_port: outer::source_port(
-            flow_hash,
-            config.source_port_min,
-            config.source_port_range,
-        ),
+        source_port: outer::source_port(hash, config.source_port_min, config.source_port_range),
     };
     vtep.outer.write(&mut headers.outer, per_packet);
     if group != 0 {
@@ -80,6 +76,16 @@ pub(crate) fn send(
         },
     );
     Ok(packet::redirect_neigh(vtep.ifindex, vtep.outer.next_hop))
+}
+
+/// A hash of the flow. It is taken of the inner packet, hence before there is an outer
+/// one.
+#[inline(always)]
+fn hash(pkt: &Packet, vni: u32, ip: &Ip) -> u32 {
+    match pkt.hash() {
+        0 => ip.segment(vni).hash(),
+        known => known,
+    }
 }
 
 /// The IPv4 identification of a packet that is on its way by itself: packets without

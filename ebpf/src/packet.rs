@@ -240,6 +240,13 @@ impl Packet {
         unsafe { (*self.ctx.skb).hash }
     }
 
+    /// Tells the kernel the hash of its flow.
+    #[inline(always)]
+    pub(crate) fn set_hash(&mut self, hash: u32) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { helper::bpf_set_hash(self.ctx.skb, hash) };
+    }
+
     /// Makes room for the outer headers behind the Ethernet header. The packet
     /// is unchanged if the kernel refuses, which it does for what is
     /// encapsulated already and for protocols it cannot segment in a tunnel.

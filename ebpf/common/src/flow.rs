@@ -765,6 +765,31 @@ mod tests {
     }
 
     #[test]
+    fn a_step_adds_to_the_state_and_takes_nothing_from_it() {
+        let begun = BEGUN_BY_HIGH | EGRESS_DECIDED;
+        let steps = [
+            tcp(false, Signal::Answers),
+            tcp(true, Signal::Ordinary),
+            tcp(true, Signal::Finishes),
+            tcp(false, Signal::Finishes),
+        ];
+        let mut state = begun;
+        for step in steps {
+            let Next::Goes(next) = next(state, &step) else {
+                panic!("over after {step:?}");
+            };
+            assert!(comes_further(state, next), "{step:?}");
+            assert!(!comes_further(next, state), "{step:?}");
+            state = next;
+        }
+        assert!(comes_further(state, state));
+        // What was heeded, who began it and whose group that is are no steps.
+        for other in [INGRESS_DECIDED, BEGUN_BY_HIGH, 1 << GROUP_SHIFT] {
+            assert!(!comes_further(state, state ^ other), "{other:x}");
+        }
+    }
+
+    #[test]
     fn what_is_silent_is_forgotten_in_its_time() {
         let flow = |state| Flow {
             seen: 1000,

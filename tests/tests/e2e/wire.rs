@@ -63,6 +63,41 @@ fn the_outer_headers_are_as_the_rfcs_say() -> Result<()> {
     Ok(())
 }
 
+/// What is too large to go natively is cut by the kernel, and takes the same path
+/// through the underlay all the same.
+#[test]
+fn a_flow_has_one_source_port_by_whichever_way_it_goes() -> Result<()> {
+    let lab = lab()?;
+    let [a, b] = sites(&lab, "")?;
+    let (a1, b1) = (a.member(&lab, "a1", 11)?, b.member(&lab, "b1", 21)?);
+    a1.must_reach(b1.ip(), 3)?;
+    a1.run("ip link set eth0 mtu 1500")?;
+    // Without DF inside, or it would be refused.
+    a1.run("sysctl -qw net.ipv4.ip_no_pmtu_disc=1")?;
+    // Nobody complains that there is no such port.
+    let receiver = udp_socket(b1.netns(), b1.ip())?;
+    let to = receiver.local_addr()?;
+    for veth in a.host_veths()? {
+        a.host.run(&format!("ip link set {veth} mtu 1500"))?;
+    }
+    let wire = b.host.capture("eth0", "udp port 4789")?;
+    let socket = udp_socket(a1.netns(), a1.ip())?;
+    for size in [10, 1460] {
+        socket.send_to(&vec![7; size], to)?;
+    }
+    let packets = wire.wait_for(2)?;
+    // By where they stand behind 14 bytes of Ethernet: what is cut is no whole datagram.
+    let sent = packets
+        .iter()
+        .filter(|it| it.bytes[26..30] == a.ip().octets());
+    let (is_cut, ports): (Vec<bool>, BTreeSet<[u8; 2]>) = sent
+        .map(|it| (it.bytes[20] != 0, [it.bytes[34], it.bytes[35]]))
+        .unzip();
+    ensure!(is_cut == [false, true], "cut: {is_cut:?}");
+    ensure!(ports.len() == 1, "one flow has the source ports {ports:?}");
+    Ok(())
+}
+
 /// The sum over pseudo header and segment is 0 where the checksum is right.
 fn transport_checksum(packet: &[u8]) -> u16 {
     let header = usize::from(packet[0] & 0x0f) * 4;
