@@ -83,12 +83,12 @@ impl Variant {
         Self::VxplanePolicy,
     ];
 
-    /// What is compared to see that vxplane's cost stays flat. Not 1,000 endpoints:
-    /// attaching them takes longer than all the rest.
-    pub(crate) const SCALE: [Self; 5] = [
+    /// What is compared to see that vxplane's cost stays flat.
+    pub(crate) const SCALE: [Self; 6] = [
         Self::Vxplane,
         Self::VxplanePolicy,
         Self::Endpoints100,
+        Self::Endpoints1000,
         Self::Entries100,
         Self::Entries10000,
     ];
