@@ -90,23 +90,27 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let binaries = Binaries::find(workspace, options)?;
     let machine = Machine::observe(workspace)?;
     eprintln!("{machine}");
-    let results = measure(options, &binaries)?;
-    let page = report::markdown(&machine, &results);
-    print!("\n{page}\n");
     let out = out(workspace, options, &machine);
-    write(&out, "results.md", &page)?;
-    write(&out, "results.json", &json::document(&machine, &results)?)?;
-    for scene in Scene::ALL {
-        if let Some(plot) = plot::svg(&results, scene, &machine.to_string()) {
-            write(&out, &format!("{}.svg", scene.name()), &plot)?;
-        }
-    }
+    let results = measure(options, &binaries, |results| tell(&out, &machine, results))?;
+    print!("\n{}\n", report::markdown(&machine, &results));
     println!("report: {}", out.display());
     if options.check {
         let bars = goals::bars();
         let judged = goals::judge(&bars, &results);
         ensure!(judged.len() == bars.len(), "not all bars were measured");
         ensure!(judged.iter().all(|bar| bar.met), "a bar is not met");
+    }
+    Ok(())
+}
+
+/// Writes the report on what has been measured so far.
+fn tell(out: &Path, machine: &Machine, results: &Results) -> Result<()> {
+    write(out, "results.md", &report::markdown(machine, results))?;
+    write(out, "results.json", &json::document(machine, results)?)?;
+    for scene in Scene::ALL {
+        if let Some(plot) = plot::svg(results, scene, &machine.to_string()) {
+            write(out, &format!("{}.svg", scene.name()), &plot)?;
+        }
     }
     Ok(())
 }
@@ -168,8 +172,13 @@ fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
         .with_context(|| format!("writing {name} to {}", directory.display()))
 }
 
-/// Scene by scene.
-fn measure(options: &Options, binaries: &Binaries) -> Result<Results> {
+/// Scene by scene, after each of which `tell` is told what has come out: should one
+/// fail, those before it were not in vain.
+fn measure(
+    options: &Options,
+    binaries: &Binaries,
+    tell: impl Fn(&Results) -> Result<()>,
+) -> Result<Results> {
     interrupt::listen()?;
     let scenes = match (&options.scenes[..], options.quick) {
         ([], true) => &Scene::QUICK[..],
@@ -186,6 +195,7 @@ fn measure(options: &Options, binaries: &Binaries) -> Result<Results> {
         if !workloads.is_empty() {
             play(options, binaries, *scene, &workloads, &mut results)
                 .with_context(|| format!("the scene {}", scene.name()))?;
+            tell(&results)?;
         }
     }
     Ok(results)

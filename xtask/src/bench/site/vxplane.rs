@@ -32,6 +32,10 @@ const SUBNET: &str = "10.99.0.0/16";
 /// Entries in one document: the daemon takes none that is much larger.
 const IN_ONE_POLICY: usize = 5000;
 
+/// Endpoints that do nothing, in one namespace: the daemon looks at all links of a
+/// namespace for each endpoint in it.
+const IN_ONE_NETNS: usize = 16;
+
 /// Endpoints that are attached at the same time.
 const AT_ONCE: usize = 4;
 
@@ -50,11 +54,12 @@ pub(super) fn site(ground: &Ground<'_>) -> Result<Site> {
         daemon.command(&format!("peer add {}", underlay::ADDRESSES[other]))?;
         attach(daemon, &containers[own], own)?;
         underlay::know(&containers[own], "eth0", underlay::CONTAINERS[other])?;
-        if ground.variant.endpoints() > 1 {
-            let crowd = ground.netns(&format!("crowd{own}"))?;
-            fill(daemon, &crowd, own, ground.variant.endpoints() - 1)?;
-            namespaces.push(crowd);
-        }
+        let crowd = ground.variant.endpoints() - 1;
+        let crowded = (0..crowd.div_ceil(IN_ONE_NETNS))
+            .map(|number| ground.netns(&format!("crowd{own}-{number}")))
+            .collect::<Result<Vec<_>>>()?;
+        fill(daemon, &crowded, own, crowd)?;
+        namespaces.extend(crowded);
         policies(ground, daemon)?;
     }
     let site = Site::between(ground, containers, underlay::CONTAINERS[1], namespaces);
@@ -78,9 +83,9 @@ pub(super) fn attach(daemon: &Daemon, container: &Netns, own: usize) -> Result<(
     daemon.command(&line).map(drop)
 }
 
-/// Attaches endpoints that do nothing, all in one namespace; many at once, since the
-/// daemon makes ready in one pass whatever it was asked for meanwhile.
-fn fill(daemon: &Daemon, crowd: &Netns, own: usize, count: usize) -> Result<()> {
+/// Attaches endpoints that do nothing; many at once, since the daemon makes ready in
+/// one pass whatever it was asked for meanwhile.
+fn fill(daemon: &Daemon, crowded: &[Netns], own: usize, count: usize) -> Result<()> {
     let next = AtomicUsize::new(0);
     let attach = || -> Result<()> {
         loop {
@@ -92,7 +97,7 @@ fn fill(daemon: &Daemon, crowd: &Netns, own: usize, count: usize) -> Result<()> 
             daemon.command(&format!(
                 "endpoint attach --network bench --netns {} --container crowd{number} \
                  --ifname e{number} --ip 10.99.{}.{low}",
-                crowd.path().display(),
+                crowded[number / IN_ONE_NETNS].path().display(),
                 (own + 1) * 16 + usize::from(high),
             ))?;
             interrupt::check()?;
