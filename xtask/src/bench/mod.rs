@@ -26,6 +26,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use clap::ValueEnum as _;
 
 use self::{
     machine::Machine,
@@ -46,8 +47,8 @@ use crate::{
 /// What to measure and where to put the report.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Two rounds of short samples in the main scenes: to see that it works, not to
-    /// quote.
+    /// Two rounds of short samples of the main workloads in the main scenes: to see
+    /// that it works, not to quote.
     #[arg(long)]
     quick: bool,
     /// How often everything is measured.
@@ -189,9 +190,12 @@ fn measure(
     let mut results = Results::default();
     for scene in scenes {
         let workloads = scene.workloads().iter().copied();
-        let workloads: Vec<_> = workloads
-            .filter(|it| options.workloads.is_empty() || options.workloads.contains(it))
-            .collect();
+        let chosen = match (&options.workloads[..], options.quick) {
+            ([], true) => &Workload::QUICK[..],
+            ([], false) => Workload::value_variants(),
+            (chosen, _) => chosen,
+        };
+        let workloads: Vec<_> = workloads.filter(|it| chosen.contains(it)).collect();
         if !workloads.is_empty() {
             play(options, binaries, *scene, &workloads, &mut results)
                 .with_context(|| format!("the scene {}", scene.name()))?;

@@ -43,6 +43,19 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
+    /// What `--quick` measures unless told otherwise.
+    pub(crate) const QUICK: [Self; 9] = [
+        Self::Tcp1,
+        Self::Tcp16,
+        Self::Udp64,
+        Self::Udp64Flows64,
+        Self::TcpExchange,
+        Self::UdpExchange,
+        Self::UdpExchange32,
+        Self::Connect,
+        Self::FirstPacket,
+    ];
+
     /// What goes over the path.
     pub(crate) fn load(self) -> Load {
         match self {
