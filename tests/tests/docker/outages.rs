@@ -25,6 +25,25 @@ fn containers_come_back_with_a_restarted_engine() -> Result<()> {
     site.must_ping("up", "10.0.6.6")
 }
 
+/// Both run when the daemon comes back, and no longer in one namespace.
+#[test]
+fn a_network_container_restarted_without_the_daemon_is_found_apart() -> Result<()> {
+    let lab = lab()?;
+    let mut site = Site::new(&lab, "a")?;
+    site.run("web", "-e SOCKETPLANE_CIDR=10.0.6.5/24")?;
+    site.run("db", "-e SOCKETPLANE_CIDR=10.0.6.6/24")?;
+    let network = site.network_container_of("web")?;
+    site.daemon.kill()?;
+    site.engine.docker(&["restart", "-t", "0", &network])?;
+    site.daemon.start_again()?;
+    eventually("what cannot be joined without network is stopped", || {
+        Ok(site.inspect(&network, "{{.State.Running}}")? == "false")
+    })?;
+    site.must_ping("db", "10.0.6.5")?;
+    site.docker("restart -t 0 web")?;
+    site.must_ping("db", "10.0.6.5")
+}
+
 #[test]
 fn a_killed_daemon_takes_over_what_happened_meanwhile() -> Result<()> {
     let lab = lab()?;

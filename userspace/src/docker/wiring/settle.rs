@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::{fs, time::timeout};
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{PATIENCE, Wiring, WiringError};
@@ -24,6 +24,7 @@ use crate::{
     },
     identity::{PORT_LABEL, parse_port},
     model::Limits,
+    netlink,
     reconcile::EndpointState,
 };
 
@@ -175,7 +176,7 @@ impl Wiring {
         network: &Container,
         occasion: Occasion,
     ) -> Result<PathBuf, WiringError> {
-        let apart = are_apart(network.pid, pair.running_user()).await;
+        let apart = are_apart(network.pid, pair.running_user());
         match pair.namespace(occasion, apart) {
             Namespace::User(pid) => {
                 debug!(
@@ -185,11 +186,11 @@ impl Wiring {
                 self.engine.stop(&network.id).await?;
                 Ok(of_process(pid))
             }
-            Namespace::Network => namespace_of(network).await,
+            Namespace::Network => namespace_of(network),
             Namespace::StartNetwork => {
                 self.start_network(&pair.key, &network.id).await?;
                 let started = self.engine.container(&network.id).await?;
-                namespace_of(&started.unwrap_or_default()).await
+                namespace_of(&started.unwrap_or_default())
             }
         }
     }
@@ -211,7 +212,7 @@ impl Wiring {
                 && endpoint.limits == limits
                 && self.control.knows_ports(endpoint, &exposed);
             // Attaching again would have the whole host compared again.
-            if same && is_wired(&view, &netns).await {
+            if same && is_wired(&view, &netns) {
                 return Ok(view);
             }
         }
@@ -315,11 +316,10 @@ fn presentable(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
 }
 
 /// Whether the endpoint works, in the namespace that `netns` leads to now.
-async fn is_wired(view: &EndpointView, netns: &Path) -> bool {
+fn is_wired(view: &EndpointView, netns: &Path) -> bool {
     let ready = matches!(view.state, State::Known(EndpointState::Ready { .. }));
     let known = &view.endpoint.netns;
-    let found = inode(netns).await.map(|(_, inode)| inode);
-    ready && known.path == netns && found == Some(known.inode)
+    ready && known.path == netns && inode(netns) == Some(known.inode)
 }
 
 fn of_process(pid: u32) -> PathBuf {
@@ -327,36 +327,31 @@ fn of_process(pid: u32) -> PathBuf {
 }
 
 /// Whether both run, in different network namespaces.
-async fn are_apart(network: Option<u32>, user: Option<u32>) -> bool {
+fn are_apart(network: Option<u32>, user: Option<u32>) -> bool {
     let (Some(network), Some(user)) = (network, user) else {
         return false;
     };
-    let (network, user) = (
-        inode(&of_process(network)).await,
-        inode(&of_process(user)).await,
-    );
+    let (network, user) = (inode(&of_process(network)), inode(&of_process(user)));
     matches!((network, user), (Some(one), Some(other)) if one != other)
 }
 
 /// Docker's own bind mount where we see it: a path that does not come to mean
 /// another process. Where Docker has a mount namespace of its own we see the
 /// file, but not what is mounted on it.
-async fn namespace_of(container: &Container) -> Result<PathBuf, WiringError> {
+fn namespace_of(container: &Container) -> Result<PathBuf, WiringError> {
     let Some(pid) = container.pid else {
         return Err(WiringError::Stopped(container.name.clone()));
     };
     if let Some(sandbox) = &container.sandbox {
-        let namespace = inode(&of_process(pid)).await;
-        if namespace.is_some() && inode(sandbox).await == namespace {
+        let namespace = inode(&of_process(pid));
+        if namespace.is_some() && inode(sandbox) == namespace {
             return Ok(sandbox.clone());
         }
     }
     Ok(of_process(pid))
 }
 
-/// Which file, across file systems, a path leads to.
-async fn inode(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let found = fs::metadata(path).await.ok()?;
-    Some((found.dev(), found.ino()))
+/// Which namespace a path leads to.
+fn inode(path: &Path) -> Option<u64> {
+    netlink::inode(path).ok()
 }
