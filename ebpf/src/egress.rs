@@ -98,7 +98,7 @@ fn egress(pkt: &mut Packet, source: &Endpoint) -> Result<Action, DropReason> {
         Target::Local(target) => Ok(deliver::to_endpoint(pkt, target)),
         Target::Remote(vtep) => {
             let group = group::of(source);
-            encap::send(pkt, source.vni, vtep, group, encap::identify, &frame)
+            encap::send(pkt, source.vni, vtep, group, |_| encap::random(), &frame)
         }
         Target::Everyone => flood::from_endpoint(pkt, &way, &frame),
     }

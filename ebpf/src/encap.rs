@@ -88,10 +88,10 @@ fn hash(pkt: &Packet, vni: u32, ip: &Ip) -> u32 {
     }
 }
 
-/// The IPv4 identification of a packet that is on its way by itself: packets without
-/// DF must not have that of another one.
+/// An IPv4 identification: packets without DF must not have that of another one on
+/// its way.
 #[inline(always)]
-pub(crate) fn identify(_: &Packet) -> u16 {
+pub(crate) fn random() -> u16 {
     // SAFETY: takes nothing.
     let [a, b, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
     u16::from_ne_bytes([a, b])

@@ -205,19 +205,15 @@ fn find(work: &mut Work) {
     // SAFETY: of an element that is used for another flow meanwhile no more is
     // read than of one that is there: by packets the least bit too late. What is
     // written back goes by the key.
-    let (lasting, new) = unsafe {
+    let found = unsafe {
         match FLOWS.get(&work.key) {
-            Some(flow) => (Some(flow), None),
-            None => (None, NEW_FLOWS.get(&work.key)),
+            Some(flow) => Some((flow, Place::Lasting)),
+            None => NEW_FLOWS.get(&work.key).map(|flow| (flow, Place::New)),
         }
     };
-    let (flow, place) = match (lasting, new) {
-        (Some(flow), _) => (flow, Place::Lasting),
-        (None, Some(flow)) => (flow, Place::New),
-        (None, None) => {
-            work.place = Place::Nowhere;
-            return;
-        }
+    let Some((flow, place)) = found else {
+        work.place = Place::Nowhere;
+        return;
     };
     shared::copy(flow, &mut work.found);
     shared::copy(flow, &mut work.flow);

@@ -8,7 +8,6 @@
 //! programs, so that nothing in them outlives what they were found by.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_prandom_u32,
     macros::map,
     maps::{Array, PerCpuArray},
 };
@@ -21,7 +20,7 @@ use vxplane_common::{
 };
 
 use crate::{
-    fdb, flow,
+    encap, fdb, flow,
     packet::Packet,
     parse::{Frame, Ip},
     policy,
@@ -156,8 +155,7 @@ extern "C" fn note_shortcut(vni: u32, sender: u32, group: u32) -> u32 {
         shortcut.vni = vni;
         shortcut.sender = sender;
         shortcut.group = group;
-        // SAFETY: takes nothing.
-        shortcut.id = unsafe { bpf_get_prandom_u32() };
+        shortcut.id = u32::from(encap::random());
         let dst = MacWords::of_number(candidate.likeness[2]);
         fdb::lookup(vni, dst).write(&mut shortcut.to);
     }

@@ -73,7 +73,7 @@ fn a_flow_has_one_source_port_by_whichever_way_it_goes() -> Result<()> {
     a1.must_reach(b1.ip(), 3)?;
     a1.run("ip link set eth0 mtu 1500")?;
     // Without DF inside, or it would be refused.
-    a1.run("sysctl -qw net.ipv4.ip_no_pmtu_disc=1")?;
+    a1.netns().sysctl("net/ipv4/ip_no_pmtu_disc", "1")?;
     // Nobody complains that there is no such port.
     let receiver = udp_socket(b1.netns(), b1.ip())?;
     let to = receiver.local_addr()?;

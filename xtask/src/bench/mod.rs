@@ -25,8 +25,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
-use clap::ValueEnum as _;
+use clap::{Args, ValueEnum as _};
 
 use self::{
     machine::Machine,
@@ -186,15 +185,15 @@ fn measure(
         ([], false) => &Scene::ALL[..],
         (chosen, _) => chosen,
     };
+    let chosen = match (&options.workloads[..], options.quick) {
+        ([], true) => &Workload::QUICK[..],
+        ([], false) => Workload::value_variants(),
+        (chosen, _) => chosen,
+    };
     sample::hurry()?;
     let mut results = Results::default();
     for scene in scenes {
         let workloads = scene.workloads().iter().copied();
-        let chosen = match (&options.workloads[..], options.quick) {
-            ([], true) => &Workload::QUICK[..],
-            ([], false) => Workload::value_variants(),
-            (chosen, _) => chosen,
-        };
         let workloads: Vec<_> = workloads.filter(|it| chosen.contains(it)).collect();
         if !workloads.is_empty() {
             play(options, binaries, *scene, &workloads, &mut results)
